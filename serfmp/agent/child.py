@@ -1,0 +1,186 @@
+"""What every child process is made of: identity, loop, control socket, log, heartbeat, signals.
+
+Rules:
+
+* A child learns all it needs from the first frame on its control socket (`Start`), whether it was forked or exec'd
+  (`python -m serfmp.agent.child DESCRIPTOR`): there is one way to become a role.
+* It keeps the descriptors that `Start` names and closes every other one.
+* The end of the control socket is the supervisor's death: the child ends. A parent-death signal stands behind that,
+  except for workers, which first end their scripts.
+* INT, TERM, HUP and USR1 do nothing here (a terminal sends them to the whole group; only the supervisor acts). They
+  have handler *functions*: an ignored signal would be inherited by scripts.
+* An exception that nobody handles is logged with its traceback and ends the process with `EXIT_CRASHED`: the supervisor
+  starts it again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, Final
+
+import setproctitle
+import zmq
+
+from serfmp.agent.config import AgentConfig
+from serfmp.agent.heartbeat import HeartbeatPage
+from serfmp.agent.logging import ChildLog
+from serfmp.bus import frames
+from serfmp.bus.control import ControlSocket, receive_blocking
+from serfmp.bus.endpoints import Endpoints
+from serfmp.bus.loop import Loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROLES: Final = {
+    "gossip": "serfmp.io.gossip",
+    "detector": "serfmp.detector.process",
+    "rpc": "serfmp.io.rpc",
+    "dispatcher": "serfmp.events.dispatcher",
+    "worker": "serfmp.events.worker",
+}
+"""Role names and the modules whose `main(child)` is the role."""
+
+EXIT_CRASHED: Final = 1
+"""An unhandled exception."""
+
+EXIT_DO_NOT_RESTART: Final = 78
+"""The child found something that a restart cannot mend (EX_CONFIG of sysexits.h)."""
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def process_name(role: str, index: int) -> str:
+    """The name of a process in logs, generations and titles: its role, with its index where there are several."""
+    return f"{role}-{index}" if role == "worker" else role
+
+
+class Child:
+    """What a role's `main(child)` works with."""
+
+    def __init__(self, start: frames.Start, control: socket.socket) -> None:
+        self.role = start.role
+        self.index = start.index
+        self.name = process_name(start.role, start.index)
+        self.generation = start.generation
+        self.recover = start.recover
+        """False if the state in shared memory must not be used (it made earlier generations crash)."""
+        self.directory = start.directory
+        self.descriptors = start.descriptors
+        self.config = AgentConfig.from_plain(start.config)
+        self.endpoints = Endpoints(start.directory)
+        self.generations = dict(start.generations)
+        self.on_generation: list[Callable[[str, int], None]] = []
+        """Called with process name and generation when another process was started again."""
+        self.on_ask: Callable[[frames.Ask], None] | None = None
+        """Called with requests of the supervisor."""
+        self.on_stop: Callable[[float], None] | None = None
+        """Called with the seconds that are left; default: stop the loop."""
+        self.log_sink = ChildLog(socket.socket(fileno=start.descriptors["log"]), self.name, self.config.log_level)
+        self.loop = Loop()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._control = ControlSocket(control, self.loop, self._on_control, self._on_supervisor_gone)
+        self._page = HeartbeatPage(start.descriptors["heartbeat"])
+        self._slot = start.slot
+        self._turns = 0
+        self.loop.before_wait.append(self._stamp)
+        self._stamp()
+
+    def log(self, level: str, component: str, text: str) -> None:
+        """Write a log line (level: TRACE DEBUG INFO WARN ERR). Never waits."""
+        self.log_sink.write(level, component, text)
+
+    def send_control(self, frame: object) -> None:
+        """Send a frame to the supervisor. Never waits."""
+        self._control.send(frame)
+
+    def ready(self) -> None:
+        """Tell the supervisor that this process serves."""
+        self._control.send(frames.Ready())
+
+    def _stamp(self) -> None:
+        self._turns += 1
+        self._page.stamp(self._slot, self.loop.clock(), self._turns)
+
+    def _on_control(self, frame: Any) -> None:
+        match frame:
+            case frames.Generations(generations):
+                changed = [(name, new) for name, new in generations.items() if self.generations.get(name) != new]
+                self.generations.update(generations)
+                for name, generation in changed:
+                    for callback in self.on_generation:
+                        callback(name, generation)
+            case frames.Stop(grace):
+                if self.on_stop is not None:
+                    self.on_stop(grace)
+                else:
+                    self.loop.stop()
+            case frames.Ask() if self.on_ask is not None:
+                self.on_ask(frame)
+
+    def _on_supervisor_gone(self) -> None:
+        if self.on_stop is not None:
+            self.on_stop(0.0)
+        else:
+            self.loop.stop()
+
+
+def run(control_descriptor: int) -> int:
+    """Be the child that the first frame on this descriptor describes. Returns the exit code."""
+    control = socket.socket(fileno=control_descriptor)
+    start = receive_blocking(control)
+    if start.format != frames.FORMAT:
+        text = f"serfmp: this process speaks bus format {frames.FORMAT}, its supervisor {start.format}\n"
+        os.write(2, text.encode())
+        return EXIT_DO_NOT_RESTART
+    _keep_only({0, 1, 2, control_descriptor, *start.descriptors.values()})
+    _prepare_signals(die_with_parent=start.role != "worker")
+    child = Child(start, control)
+    setproctitle.setproctitle(f"serfmp: {child.name} ({child.config.node})")
+    try:
+        importlib.import_module(ROLES[start.role]).main(child)
+    except Exception:  # noqa: BLE001  the last line of defence: logged, then the supervisor starts a new one
+        for line in traceback.format_exc().rstrip().splitlines():
+            child.log("ERR", "agent", f"{child.name}: {line}")
+        return EXIT_CRASHED
+    return 0
+
+
+def _keep_only(wanted: set[int]) -> None:
+    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208  names of descriptors, not paths
+        number = int(entry)
+        if number not in wanted:
+            try:
+                os.close(number)
+            except OSError:
+                continue
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    """Handle a signal by doing nothing."""
+
+
+def _prepare_signals(*, die_with_parent: bool) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, _nothing)
+        signal.siginterrupt(number, False)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    faulthandler.enable()
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    if die_with_parent:
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(EXIT_CRASHED)
+
+
+if __name__ == "__main__":
+    sys.exit(run(int(sys.argv[1])))

@@ -1,0 +1,66 @@
+"""The configuration of an agent: one frozen value, made once by the command line and handed to every process.
+
+Rules: every field has a unit in its name or its comment; whoever makes an `AgentConfig` has validated its input and
+raised a `UserError` that names the flag. It travels to the children as a plain map.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+DEFAULT_PORT = 7946
+"""Gossip port (spec agent.md 1.2)."""
+
+DEFAULT_RPC_ADDRESS = "127.0.0.1:7373"
+"""Address of the RPC (spec agent.md 1.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """See the module. Defaults are Serf's (spec agent.md 1.2) where Serf has the setting."""
+
+    node: str
+    bind_host: str = "0.0.0.0"
+    bind_port: int = DEFAULT_PORT
+    advertise_host: str = ""
+    """Empty: the bound address."""
+    advertise_port: int = 0
+    """0: the bound port, or Serf's default port where only a host is advertised."""
+    advertise_address: bytes = b""
+    """What is gossiped, 4 or 16 bytes: set by the supervisor once the sockets are bound."""
+    rpc_address: str = DEFAULT_RPC_ADDRESS
+    rpc_auth: str = ""
+    start_join: tuple[str, ...] = ()
+    replay: bool = False
+    handlers: tuple[str, ...] = ()
+    """Handler texts in Serf's grammar, in the order in which they were given."""
+    tags: dict[str, str] = field(default_factory=dict)
+    log_level: str = "INFO"
+    profile: str = "lan"
+    compression: bool = True
+    workers: int = 2
+    """Processes that run handler scripts."""
+    start_method: str = "fork"
+    """How children start: `fork`, or `exec` for platforms where fork is unsafe."""
+    runtime_directory: str = ""
+    """Where the bus lives; empty: chosen by `serfmp.agent.runtime`."""
+    broadcast_timeout: float = 5.0
+    """Seconds."""
+    user_event_size_limit: int = 512
+    """Bytes."""
+    leave_on_terminate: bool = False
+    skip_leave_on_interrupt: bool = False
+
+    def to_plain(self) -> dict[str, Any]:
+        """As a map that msgpack carries."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> AgentConfig:
+        """The inverse of `to_plain`."""
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
+        }
+        return cls(**fields)

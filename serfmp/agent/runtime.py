@@ -1,0 +1,101 @@
+"""The runtime directory of an agent, and the lock that makes it the only one in it.
+
+    BASE/NAME/            0700   one agent
+      agent.pid                  its pid, locked as long as it lives
+      bus/                0700   sockets between its processes
+
+BASE is `-runtime-dir`, else `/run/serfmp` for root, else `$XDG_RUNTIME_DIR/serfmp`, else `~/.local/state/serfmp/run`;
+never a directory that others may write to. NAME comes from node name and bind address, so that several agents live on
+one host; it is only a hash where the path would be too long for a unix socket. The lock is `lockf`'s, which a forked
+child does not inherit: it ends with the supervisor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+from serfmp.bus.endpoints import PATH_LIMIT
+from serfmp.errors import UserError
+
+if TYPE_CHECKING:
+    from serfmp.agent.config import AgentConfig
+
+_LONGEST_SOCKET: Final = len("/bus/detector-consumers.4294967295")
+
+
+def base_directory(config: AgentConfig) -> Path:
+    """Where the agents of this user live."""
+    if config.runtime_directory:
+        return Path(config.runtime_directory).absolute()
+    if os.geteuid() == 0:
+        return Path("/run/serfmp")
+    if "XDG_RUNTIME_DIR" in os.environ:
+        return Path(os.environ["XDG_RUNTIME_DIR"]) / "serfmp"
+    return Path.home() / ".local/state/serfmp/run"
+
+
+class RuntimeDirectory:
+    """The directory of one running agent; made, cleaned and locked by the constructor. Raises `UserError`."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        base = base_directory(config)
+        identity = f"{config.node}\n{config.bind_host}\n{config.bind_port}"
+        digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:12]
+        name = f"{re.sub('[^A-Za-z0-9.-]', '_', config.node)[:24]}-{digest}"
+        if len(os.fsencode(base / name)) + _LONGEST_SOCKET > PATH_LIMIT:
+            name = digest
+        self.path = base / name
+        self.bus = self.path / "bus"
+        try:
+            base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in (self.path, self.bus):
+                directory.mkdir(mode=0o700, exist_ok=True)
+            _refuse_shared(self.path)
+            self._lock = self._acquire()
+            for old in self.bus.iterdir():
+                old.unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot use the runtime directory '{self.path}': {error.strerror}; choose another with -runtime-dir"
+            ) from error
+
+    def _acquire(self) -> IO[str]:
+        path = self.path / "agent.pid"
+        lock = path.open("a+")
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise UserError(
+                f"an agent with this name and address runs already (pid {owner}, runtime directory '{self.path}')"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        return lock
+
+    def release(self) -> None:
+        """Give the directory up when the agent ends.
+
+        The locked file stays: removing it would race with the next agent's lock.
+        """
+        for entry in self.bus.iterdir():
+            entry.unlink(missing_ok=True)
+        self._lock.truncate(0)
+        self._lock.close()
+
+
+def _refuse_shared(path: Path) -> None:
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        raise UserError(f"the runtime directory '{path}' belongs to another user (uid {status.st_uid})")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        path.chmod(0o700)

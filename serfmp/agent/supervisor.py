@@ -1,0 +1,441 @@
+"""The supervisor: the process that the operator starts, and the only one that never does the agent's work.
+
+It reads no network and runs no script. It binds the sockets, owns the shared memory, starts the children, writes their
+log lines, takes the signals, restarts what dies, and ends with the agent's exit code. It is single-threaded and makes
+no ZeroMQ context, so it may fork at any time.
+
+Start (spec agent.md 2.1): sockets, then gossip, detector, rpc, dispatcher, workers; when all serve, the banner, then
+the joins of the command line, then the log. Restarts: a child that ends is started again at once; one that ends soon
+after its start waits a little longer each time; after `JOURNAL_TRIES` such ends the state in shared memory is suspected
+and left out; after `RESTART_BUDGET` the agent ends with `EXIT_RESTART_BUDGET`. All others learn of the new generation.
+
+Exit codes: 0 after a complete leave, 1 otherwise (spec agent.md 2.5), `EXIT_RESTART_BUDGET` when a process cannot be
+kept running.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import setproctitle
+
+from serfmp.agent import heartbeat, journal
+from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
+from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
+from serfmp.agent.process import Process, ProcessState, describe_status
+from serfmp.agent.runtime import RuntimeDirectory
+from serfmp.agent.sockets import advertised_address, bind_gossip, bind_rpc, join_host_port
+from serfmp.agent.terminal import Terminal
+from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
+from serfmp.bus import frames, plain
+from serfmp.bus.loop import Loop
+from serfmp.detector.effects import JoinRequest, LeaveRequest
+from serfmp.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from serfmp.agent.config import AgentConfig
+
+EXIT_RESTART_BUDGET: Final = 70
+"""A process could not be kept running (EX_SOFTWARE of sysexits.h)."""
+
+QUICK_CRASH: Final = 1.0
+"""A child that ends within so many seconds of serving has not proved that it can work."""
+
+JOURNAL_TRIES: Final = 3
+"""Quick crashes in a row after which a child starts without the state that its predecessors left."""
+
+RESTART_BUDGET: Final = 8
+"""Quick crashes in a row after which the agent ends."""
+
+RESTART_DELAY: Final = 0.1
+"""Seconds before the second quick restart, doubled for each further one."""
+
+RESTART_DELAY_LIMIT: Final = 2.0
+"""Longest pause before a restart, in seconds."""
+
+START_LIMIT: Final = 20.0
+"""Seconds within which all processes must serve."""
+
+SCRIPT_GRACE: Final = 3.0
+"""Seconds that running handler scripts get when the agent stops."""
+
+STOP_GRACE: Final = 1.0
+"""Seconds that the other children get to finish what they hold."""
+
+CORE_ROLES: Final = frozenset({"gossip", "detector"})
+"""They end when the others have ended."""
+
+STOP_LIMIT: Final = 7.0
+"""Seconds within which all children must have ended after a stop; then they are killed."""
+
+LEAVE_MARGIN: Final = 3.0
+"""Seconds that a leave may take beyond its two broadcasts: the propagate delay and a restart of the detector."""
+
+
+def run_agent(config: AgentConfig) -> int:
+    """Run an agent until it leaves, is told to stop, or cannot go on. Returns the exit code."""
+    supervisor = Supervisor(config)
+    try:
+        supervisor.start()
+    except UserError as error:
+        supervisor.give_up(str(error))
+    else:
+        supervisor.loop.run()
+    return supervisor.end()
+
+
+class Supervisor:
+    """See the module."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.loop = Loop()
+        self.exit_code = 1
+        self._terminal = Terminal(self.loop, level=config.log_level)
+        self._processes: list[Process] = []
+        self._runtime: RuntimeDirectory | None = None
+        self._journals: dict[str, int] = {}
+        self._started = False
+        self._leaving = False
+        self._stopping = False
+        self._asked: dict[int, tuple[frames.Ask, Callable[[Any, str], None]]] = {}
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bind, fork, begin. Raises `UserError`; the loop goes on from there."""
+        self._terminal.output("Starting Serf agent...")
+        setproctitle.setproctitle(f"serfmp: agent ({self.config.node})")
+        self._runtime = RuntimeDirectory(self.config)
+        gossip = bind_gossip(self.config.bind_host, self.config.bind_port)
+        self._terminal.output("Starting Serf agent RPC...")
+        rpc = bind_rpc(self.config.rpc_address)
+        rpc_host, rpc_port = rpc.getsockname()[:2]
+        self.config = dataclasses.replace(
+            self.config,
+            bind_port=gossip.port,
+            advertise_port=self.config.advertise_port or gossip.port,
+            advertise_address=advertised_address(gossip.host, self.config.advertise_host),
+            rpc_address=join_host_port(rpc_host, rpc_port)
+            if self.config.rpc_address.endswith(":0")
+            else self.config.rpc_address,
+        )
+        become_subreaper()
+        self._take_signals()
+        beat = heartbeat.create()
+        self._page = heartbeat.HeartbeatPage(beat)
+        self._watchdog = Watchdog(self._page, lambda level, text: self._log(level, "agent", text))
+        self._journals = {"detector": journal.create("journal"), "dispatcher": journal.create("ledger")}
+        owned: list[tuple[str, int, dict[str, int]]] = [
+            ("gossip", 0, {"udp": gossip.udp.fileno(), "tcp": gossip.tcp.fileno()}),
+            ("detector", 0, {"journal": self._journals["detector"]}),
+            ("rpc", 0, {"rpc": rpc.fileno()}),
+            ("dispatcher", 0, {"ledger": self._journals["dispatcher"]}),
+            *(("worker", index, {}) for index in range(self.config.workers)),
+        ]
+        self._sockets = (gossip, rpc)
+        self._processes = [
+            Process(role, index, slot, {**descriptors, "heartbeat": beat})
+            for slot, (role, index, descriptors) in enumerate(owned)
+        ]
+        for module in ROLES.values():
+            importlib.import_module(module)
+        gc.collect()
+        gc.freeze()
+        for process in self._processes:
+            self._spawn(process)
+        self.loop.call_every(CHECK_PERIOD, self._check)
+        self.loop.call_later(START_LIMIT, self._start_is_overdue)
+
+    def give_up(self, text: str) -> None:
+        """The start failed: say why, and show the log lines that were held back."""
+        self._terminal.output(text)
+        self._terminal.explain()
+        self.exit_code = 1
+
+    def end(self) -> int:
+        """Clean up after the loop has ended. Returns the exit code."""
+        for process in self._processes:
+            if process.running:
+                process.signal(signal.SIGKILL)
+        if self._runtime is not None:
+            self._runtime.release()
+        self._terminal.drain(1.0)
+        return self.exit_code
+
+    def _start_is_overdue(self) -> None:
+        if not self._started and not self._stopping:
+            late = ", ".join(p.name for p in self._processes if p.state is not ProcessState.SERVING)
+            self.give_up(f"Failed to start the Serf agent: {late} did not serve within {START_LIMIT:.0f} s")
+            self._stop()
+
+    def _spawn(self, process: Process) -> None:
+        self._page.clear(process.slot)
+        recover = process.quick_crashes < JOURNAL_TRIES
+        shared = self._journals.get(process.name)
+        if not recover and shared is not None:
+            self._log(
+                "WARN", "agent", f"{process.name} starts without the state of its predecessors, which ended too quickly"
+            )
+            journal.erase(shared)
+
+        directory = str(self._runtime.bus) if self._runtime is not None else ""
+
+        def frame(descriptors: dict[str, int]) -> frames.Start:
+            generations = {p.name: p.generation for p in self._processes}
+            return frames.Start(
+                format=frames.FORMAT,
+                role=process.role,
+                index=process.index,
+                generation=process.generation,
+                slot=process.slot,
+                directory=directory,
+                descriptors=descriptors,
+                generations=generations,
+                config=self.config.to_plain(),
+                recover=recover,
+            )
+
+        process.start(self.loop, self.config.start_method, frame, self._on_frame, self._terminal.log, self._on_end)
+        if process.generation > 1:
+            told = frames.Generations({process.name: process.generation})
+            for other in self._processes:
+                if other is not process:
+                    other.send(told)
+
+    def _announce(self) -> None:
+        """All processes serve for the first time: the banner, the joins, the log."""
+        self._started = True
+        config = self.config
+        rows = [
+            ("Node name", f"'{config.node}'"),
+            ("Bind addr", f"'{join_host_port(config.bind_host, config.bind_port)}'"),
+            ("RPC addr", f"'{config.rpc_address}'"),
+            ("Encrypted", "false"),
+            ("Snapshot", "false"),
+            ("Profile", config.profile),
+            ("Message Compression Enabled", "true" if config.compression else "false"),
+        ]
+        self._terminal.output("Serf agent running!")
+        for label, value in rows:
+            self._terminal.info(f"{label:>27}: {value}")
+            if label == "Bind addr" and config.advertise_host:
+                self._terminal.info(f"Advertise addr: '{join_host_port(config.advertise_host, config.advertise_port)}'")
+        if config.start_join:
+            self._terminal.output(f"Joining cluster...(replay: {'true' if config.replay else 'false'})")
+            self._ask(JoinRequest(config.start_join, config.replay), self._joined)
+        else:
+            self._release_log()
+
+    def _joined(self, reached: Any, error: str) -> None:
+        if error:
+            self.give_up(error)
+            self._stop()
+            return
+        self._terminal.info(f"Join completed. Synced with {reached} initial agents")
+        self._release_log()
+
+    def _release_log(self) -> None:
+        self._terminal.info()
+        self._terminal.output("Log data will now stream in as it occurs:")
+        self._terminal.info()
+        self._terminal.release()
+
+    # --- children -----------------------------------------------------------------------------------------------------
+
+    def _process(self, name: str) -> Process:
+        return next(process for process in self._processes if process.name == name)
+
+    def _ask(self, request: JoinRequest | LeaveRequest, callback: Callable[[Any, str], None]) -> None:
+        """Ask the detector; the answer may come from a later generation of it."""
+        kind, fields = plain.request_to_plain(request)
+        ask = frames.Ask(len(self._asked) + 1, kind, fields)
+        self._asked[ask.number] = (ask, callback)
+        self._process("detector").send(ask)
+
+    def _on_frame(self, process: Process, frame: Any) -> None:
+        match frame:
+            case frames.Ready():
+                process.state = ProcessState.SERVING
+                process.serving_since = time.monotonic()
+                if process.name == "detector":
+                    for ask, _callback in self._asked.values():
+                        process.send(ask)
+                if not self._started and all(p.state is ProcessState.SERVING for p in self._processes):
+                    self._announce()
+            case frames.Answered(number, value, error):
+                asked = self._asked.get(number)
+                if asked is not None:
+                    ask, callback = asked
+                    self._asked[number] = (ask, _already_answered)
+                    callback(value, error)
+            case frames.LifecycleNotice(state):
+                self._on_lifecycle(state)
+
+    def _on_lifecycle(self, state: str) -> None:
+        if state == "left" and not self._stopping:
+            self.exit_code = 0
+            self._stop()
+        elif state == "shutdown" and not self._stopping:
+            self._log("WARN", "agent", "Serf shutdown detected, quitting")
+            self.exit_code = 0
+            self._stop()
+
+    def _on_end(self, process: Process, status: int) -> None:
+        known = {p.pid for p in self._processes if p.running}
+        if process.role == "worker":
+            ended = end_orphans(known)
+            if ended and not self._stopping:
+                self._log("WARN", "agent", f"{process.name} left {ended} running scripts behind; they were ended")
+        if self._stopping:
+            self._go_on_stopping()
+            return
+        reason = process.kill_reason or describe_status(status)
+        if os.waitstatus_to_exitcode(status) == EXIT_DO_NOT_RESTART:
+            self._give_up_running(process, reason)
+            return
+        quick = not process.serving_since or time.monotonic() - process.serving_since < QUICK_CRASH
+        process.quick_crashes = process.quick_crashes + 1 if quick else 0
+        process.restarts += 1
+        if process.quick_crashes > RESTART_BUDGET:
+            self._give_up_running(
+                process, f"it ended {process.quick_crashes} times in a row right after its start ({reason})"
+            )
+            return
+        delay = (
+            min(RESTART_DELAY * 2 ** (process.quick_crashes - 2), RESTART_DELAY_LIMIT)
+            if process.quick_crashes > 1
+            else 0.0
+        )
+        self._log(
+            "WARN",
+            "agent",
+            f"{process.name} (pid {process.pid}) ended: {reason}; starting generation {process.generation + 1}"
+            + (f" in {delay:.1f} s" if delay else ""),
+        )
+        if delay:
+            self.loop.call_later(delay, lambda: None if self._stopping else self._spawn(process))
+        else:
+            self._spawn(process)
+
+    def _give_up_running(self, process: Process, reason: str) -> None:
+        self._terminal.output(f"Error: {process.name} cannot be kept running: {reason}; the agent ends")
+        self._terminal.explain()
+        self.exit_code = EXIT_RESTART_BUDGET
+        self._stop()
+
+    def _check(self) -> None:
+        if not self._stopping:
+            self._watchdog.check(self._processes, self.loop.clock(), self.loop.lateness)
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        self._terminal.output("Gracefully shutting down agent...")
+        self._log("INFO", "agent", "requesting graceful leave from Serf")
+        self._leaving = True
+        self._ask(LeaveRequest(), self._left)
+        limit = 2 * self.config.broadcast_timeout + LEAVE_MARGIN
+        self.loop.call_later(limit, lambda: self._leave_is_overdue(limit))
+
+    def _left(self, _value: Any, error: str) -> None:
+        if error:
+            self._terminal.output(f"Error: {error}")
+        else:
+            self._on_lifecycle("left")
+
+    def _leave_is_overdue(self, limit: float) -> None:
+        if not self._stopping:
+            self._log("WARN", "agent", f"the leave did not end within {limit:.0f} s; stopping without it")
+            self._stop()
+
+    def _stop(self) -> None:
+        """Tell all children to end, with a limit."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._log("INFO", "agent", "requesting serf shutdown")
+        if self.exit_code:
+            self._log("WARN", "serf", "Shutdown without a Leave")
+        for process in self._processes:
+            if process.role not in CORE_ROLES:
+                process.send(frames.Stop(SCRIPT_GRACE if process.role == "worker" else STOP_GRACE))
+        self.loop.call_later(STOP_LIMIT, self._kill_rest)
+        self._go_on_stopping()
+
+    def _go_on_stopping(self) -> None:
+        """The network and the core end last: until then clients get their answers and peers their acks."""
+        running = [process for process in self._processes if process.running]
+        if not running:
+            self._log("INFO", "agent", "shutdown complete")
+            self.loop.stop()
+        elif all(process.role in CORE_ROLES for process in running):
+            for process in running:
+                process.send(frames.Stop(STOP_GRACE))
+
+    def _kill_rest(self) -> None:
+        for process in self._processes:
+            if process.running:
+                self._log("WARN", "agent", f"{process.name} did not stop within {STOP_LIMIT:.0f} s and was killed")
+                process.signal(signal.SIGKILL)
+
+    # --- signals ------------------------------------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        """A handler only wakes the loop; the loop acts."""
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        self._wakeup = (reader, writer)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda _number, _frame: None)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self.loop.add(reader, lambda _events: self._read_signals(reader))
+
+    def _read_signals(self, reader: socket.socket) -> None:
+        try:
+            numbers = reader.recv(4096)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            match number:
+                case signal.SIGCHLD:
+                    reap_orphans({p.pid for p in self._processes if p.running})
+                case signal.SIGHUP if not self._leaving:
+                    self._terminal.output("Caught signal: hangup")
+                    self._terminal.output(
+                        "This version cannot reload its configuration; restart the agent to apply changes"
+                    )
+                case signal.SIGINT | signal.SIGTERM | signal.SIGHUP:
+                    self._on_stop_signal(number)
+
+    def _on_stop_signal(self, number: int) -> None:
+        if self._stopping:
+            return
+        if self._leaving:
+            self._stop()
+            return
+        interrupt = number == signal.SIGINT
+        self._terminal.output(f"Caught signal: {'interrupt' if interrupt else 'terminated'}")
+        graceful = not self.config.skip_leave_on_interrupt if interrupt else self.config.leave_on_terminate
+        if graceful and self._started:
+            self._leave()
+        else:
+            self._stop()
+
+    def _log(self, level: str, component: str, text: str) -> None:
+        self._terminal.log(time.time(), level, component, text)
+
+
+def _already_answered(_value: Any, _error: str) -> None:
+    """A repeated answer of a restarted detector."""

@@ -1,0 +1,138 @@
+"""The agent's standard output: the only place that writes to it, and never one that waits.
+
+Rules: a chunk is written only when the descriptor takes it at once (`poll`, and no more than PIPE_BUF bytes, which a
+writable pipe takes whole); the descriptor is not made non-blocking, because it may be shared with the shell. What does
+not fit waits up to a bound; beyond it log lines are dropped and counted, and the next line that gets through says how
+many. Log lines are held back until the banner is out (spec agent.md 2.1); when the start fails they go to standard
+error, because then they are the explanation.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from serfmp.agent.logging import level_number
+from serfmp.bus.loop import WRITE
+
+if TYPE_CHECKING:
+    from serfmp.bus.loop import Loop
+
+WAITING_LIMIT: Final = 1024 * 1024
+"""Bytes that wait for a slow terminal or pipe."""
+
+RING_LINES: Final = 512
+"""Log lines kept for monitors (spec agent.md 2.3)."""
+
+HELD_LIMIT: Final = 4096
+"""Lines held back before the banner is out."""
+
+INDENT: Final = "    "
+_CHUNK: Final = select.PIPE_BUF
+
+
+class Terminal:
+    """See the module. `descriptor` is written to; `level` is the lowest level shown."""
+
+    def __init__(self, loop: Loop, descriptor: int = 1, level: str = "INFO") -> None:
+        self._loop = loop
+        self._descriptor = descriptor
+        self._threshold = level_number(level)
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._waiting = bytearray()
+        self._watching = False
+        self._held: deque[str] | None = deque(maxlen=HELD_LIMIT)
+        self.ring: deque[str] = deque(maxlen=RING_LINES)
+        """The last lines of all levels that reached the supervisor."""
+        self.dropped = 0
+        """Log lines lost because the reader of standard output was too slow."""
+        self._untold = 0
+
+    def output(self, text: str) -> None:
+        """A `==>` line."""
+        self._write(f"==> {text}\n")
+
+    def info(self, text: str = "") -> None:
+        """An indented line of the banner; an empty one stays empty."""
+        self._write(f"{INDENT}{text}\n" if text else "\n")
+
+    def log(self, when: float, level: str, component: str, text: str) -> None:
+        """A log line: `when` is wall time in seconds since the epoch."""
+        stamp = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(when))
+        line = f"{stamp} [{level}] {component}: {text}"
+        self.ring.append(line)
+        if level_number(level) < self._threshold:
+            return
+        if self._held is not None:
+            self._held.append(line)
+        else:
+            self._write_log(line)
+
+    def release(self) -> None:
+        """The banner is out: show what was held back, and everything from now on."""
+        held, self._held = self._held, None
+        for line in held or ():
+            self._write_log(line)
+
+    def explain(self) -> None:
+        """The start failed: write what was held back to standard error."""
+        held, self._held = self._held, None
+        for line in held or ():
+            os.write(2, f"{INDENT}{line}\n".encode(errors="replace"))
+
+    def drain(self, seconds: float) -> None:
+        """At the end of the agent: wait up to so many seconds for the reader to take what is left."""
+        deadline = time.monotonic() + seconds
+        while self._waiting and time.monotonic() < deadline:
+            self._poll.poll(50)
+            self._flush()
+
+    def _write_log(self, line: str) -> None:
+        if len(self._waiting) > WAITING_LIMIT:
+            self.dropped += 1
+            self._untold += 1
+            return
+        if self._untold:
+            untold, self._untold = self._untold, 0
+            self._write(
+                f"{INDENT}[WARN] agent: {untold} log lines were dropped: standard output is not read fast enough\n"
+            )
+        self._write(f"{INDENT}{line}\n")
+
+    def _write(self, text: str) -> None:
+        self._waiting += text.encode(errors="surrogateescape")
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            ready = self._poll.poll(0)
+            if not ready:
+                break
+            if ready[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+                self._waiting.clear()
+                break
+            try:
+                written = os.write(self._descriptor, self._waiting[:_CHUNK])
+            except BlockingIOError:
+                break
+            except OSError:
+                self._waiting.clear()
+                break
+            del self._waiting[:written]
+        self._watch(wanted=bool(self._waiting))
+
+    def _watch(self, *, wanted: bool) -> None:
+        if wanted == self._watching:
+            return
+        if wanted:
+            try:
+                self._loop.add(self._descriptor, lambda _events: self._flush(), WRITE)
+            except OSError:  # a regular file: always writable, nothing to wait for
+                return
+        else:
+            self._loop.remove(self._descriptor)
+        self._watching = wanted

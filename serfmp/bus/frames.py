@@ -1,0 +1,403 @@
+"""Every frame that processes of one agent send each other, and how it becomes bytes.
+
+Rules:
+
+* A frame is a frozen dataclass of plain fields (what msgpack carries without help); never pickle.
+* On the bus each message is a header and a msgpack array `[kind, field, …]`. The header holds the version of this
+  module's format, the generation of the sender, the generation of the process it is meant for, and a sequence number
+  whose meaning belongs to the edge (0 where the edge has none). What was meant for a dead generation is dropped by
+  whoever opens it.
+* Both ends are of the same release: all code is imported before the first fork, and an exec'd child that finds another
+  version stops.
+* Text may hold bytes that are not UTF-8 (node names): it is carried with surrogateescape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from serfmp.errors import InternalError
+
+FORMAT: Final = 1
+"""Version of the frames. Raised whenever a frame changes."""
+
+_HEADER: Final = struct.Struct(">BIIQ")
+
+Packet = tuple[str, int, float, bool, list[bytes]]
+"""Host, port, arrival (monotonic seconds), whether the arrival is exact, leaf messages."""
+
+Transmission = tuple[str, int, bool, int, tuple[bytes, ...]]
+"""Host, port, whether to add a checksum, token (0: none), leaf messages."""
+
+
+# --- gossip → detector ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PacketBatch:
+    """What one drain of the UDP sockets brought."""
+
+    packets: list[Packet]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamArrived:
+    """A complete message came in on an inbound stream, which waits for an answer or for being closed."""
+
+    stream: int
+    host: str
+    port: int
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAnswered:
+    """How an outbound stream ended: a message, or None and an error text; `remote` if the other side is to blame."""
+
+    token: int
+    message: bytes | None
+    error: str
+    remote: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NameResolved:
+    """The addresses of a host name, as text; empty with an error text."""
+
+    token: int
+    addresses: list[str]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """The packet with this token could not be sent."""
+
+    token: int
+    remote: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class FenceBack:
+    """All that had arrived at the host when `Fence(token)` was handled was sent before this frame."""
+
+    token: int
+
+
+# --- detector → gossip ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Packets to send; `handled` is the highest sequence number of gossip's frames that the detector is done with."""
+
+    handled: int
+    packets: list[Transmission]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpen:
+    """Connect, send, and read one message if `reply`; all within `timeout` seconds."""
+
+    token: int
+    host: str
+    port: int
+    request: bytes
+    timeout: float
+    reply: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAnswer:
+    """Answer an inbound stream and close it."""
+
+    stream: int
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClose:
+    """Close an inbound stream without an answer."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class NameResolve:
+    """Resolve a host name."""
+
+    token: int
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Hand over all that has arrived, then send it back as `FenceBack`."""
+
+    token: int
+
+
+# --- detector ⇄ consumers (rpc, dispatcher) ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """A consumer is there, new or again, or heard of a new detector.
+
+    `members`: it wants the member table (a snapshot, then changes). Events follow from the first one after `after`; -1
+    means from the first that no generation of this consumer has acknowledged.
+    """
+
+    members: bool
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """All events up to this sequence number are safe with the consumer."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request for the core: its number (unique in a generation of the asking process), its kind and its fields."""
+
+    number: int
+    kind: str
+    fields: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to the `Ask` of this number."""
+
+    number: int
+    value: Any
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Events in order, in the form of `serfmp.bus.plain`.
+
+    A sequence number that the consumer had already is a repeat: drop it.
+    """
+
+    events: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRows:
+    """A part of the member table, as in `serfmp.bus.plain`; `first` empties the replica, `last` completes it."""
+
+    first: bool
+    last: bool
+    rows: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """One row is new or changed."""
+
+    row: Any
+
+
+@dataclass(frozen=True, slots=True)
+class MemberGone:
+    """One row is gone."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorState:
+    """Figures of the core (`stats`), sent about once a second while they change, and its lifecycle."""
+
+    lifecycle: str
+    stats: dict[str, str]
+
+
+# --- dispatcher ⇄ workers ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker is there, new or again, and runs at most `credits` invocations at once."""
+
+    shard: int
+    credits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a script: `/bin/sh -c script` with these additions to the environment and this input."""
+
+    invocation: int
+    script: str
+    environment: dict[str, str]
+    stdin: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The script runs, as leader of the process group `pid`."""
+
+    invocation: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The script ended.
+
+    Exit code (None if by a signal), signal (0 if none), start error, last output, all output's size, seconds.
+    """
+
+    invocation: int
+    code: int | None
+    signal: int
+    error: str
+    output: bytes
+    output_size: int
+    seconds: float
+
+
+# --- supervisor ⇄ children, on the control socket ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The first frame that a child reads: who it is, what it owns, and how it is configured.
+
+    `descriptors` maps names (`log`, `heartbeat`, `journal`, `udp`, `tcp`, `rpc`, …) to the numbers of inherited
+    descriptors; `generations` maps process names to their present generation; `config` is the agent's configuration.
+    """
+
+    format: int
+    role: str
+    index: int
+    generation: int
+    slot: int
+    directory: str
+    descriptors: dict[str, int]
+    generations: dict[str, int]
+    config: dict[str, Any]
+    recover: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The child serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """Some process was started again: the present generation of all, by process name."""
+
+    generations: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End in good order within `grace` seconds."""
+
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleNotice:
+    """The local node began to leave, has left, or must shut down."""
+
+    state: str
+
+
+_FRAMES: Final[tuple[type, ...]] = (
+    PacketBatch,
+    StreamArrived,
+    StreamAnswered,
+    NameResolved,
+    SendFailed,
+    FenceBack,
+    Transmit,
+    StreamOpen,
+    StreamAnswer,
+    StreamClose,
+    NameResolve,
+    Fence,
+    Subscribe,
+    Acknowledge,
+    Ask,
+    Answered,
+    Events,
+    MemberRows,
+    MemberRow,
+    MemberGone,
+    DetectorState,
+    WorkerReady,
+    Run,
+    Started,
+    Finished,
+    Start,
+    Ready,
+    Generations,
+    Stop,
+    LifecycleNotice,
+)
+_KINDS: Final = {frame: number for number, frame in enumerate(_FRAMES)}
+_FIELDS: Final = {frame: tuple(field.name for field in dataclasses.fields(frame)) for frame in _FRAMES}
+
+
+def encode(frame: object) -> bytes:
+    """The body of a frame as bytes."""
+    kind = type(frame)
+    body: bytes = msgpack.packb(
+        [_KINDS[kind], *[getattr(frame, name) for name in _FIELDS[kind]]], unicode_errors="surrogateescape"
+    )
+    return body
+
+
+def decode(body: bytes) -> Any:
+    """The frame in these bytes. Raises `InternalError` for bytes that no process of this release sends."""
+    try:
+        kind, *fields = msgpack.unpackb(body, unicode_errors="surrogateescape", strict_map_key=False)
+        return _FRAMES[kind](*fields)
+    except (ValueError, TypeError, IndexError, msgpack.exceptions.UnpackException) as error:
+        raise InternalError(f"a frame of {len(body)} bytes on the bus cannot be decoded: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The header of a message on the bus."""
+
+    sender: int
+    receiver: int
+    sequence: int
+
+
+def seal(body: bytes, sender: int, receiver: int, sequence: int = 0) -> bytes:
+    """A message of the bus: generations, sequence and an encoded frame."""
+    return _HEADER.pack(FORMAT, sender, receiver, sequence) + body
+
+
+def open_sealed(message: bytes) -> tuple[Envelope, Any]:
+    """Header and frame of a message. Raises `InternalError`."""
+    envelope = open_header(message)
+    return envelope, decode(message[_HEADER.size :])
+
+
+def open_header(message: bytes) -> Envelope:
+    """Only the header: enough to know whether the message is for a dead generation. Raises `InternalError`."""
+    if len(message) < _HEADER.size:
+        raise InternalError(f"a message of {len(message)} bytes on the bus has no header")
+    version, sender, receiver, sequence = _HEADER.unpack_from(message)
+    if version != FORMAT:
+        raise InternalError(f"a message on the bus has format {version}, this process speaks {FORMAT}")
+    return Envelope(sender, receiver, sequence)

@@ -1,0 +1,234 @@
+"""The event loop of every process: one epoll for descriptors, ZeroMQ sockets and timers.
+
+Rules:
+
+* One turn is: wait, descriptors, ZeroMQ sockets, the `after_input` hook, timers, the `before_wait` hooks. Input comes
+  before timers, so that after a late wake no timer fires before what had already arrived was seen.
+* A ZeroMQ socket's descriptor is edge-triggered: it may stay silent though a message waits. So `EVENTS` is asked again
+  before every wait; while a socket has input left the loop does not sleep.
+* A callback for input handles a bounded amount and returns. Returning is enough: descriptors are level-triggered,
+  sockets are asked again.
+* `lateness` is the time since the last look at input that was neither planned as waiting nor used for it: by how much
+  the wait overran its plan, and how long the last turn worked. A frozen or starved process sees it here, wherever it
+  was stopped.
+* Nothing in a turn may block. Exceptions of callbacks end the process: the supervisor restarts it.
+
+Times are seconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import select
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import zmq
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IDLE_WAIT = 0.25
+"""Longest wait of one turn, in seconds: how often an idle process stamps its heartbeat."""
+
+EPOLL_BATCH = 256
+"""Descriptors handled in one turn at most."""
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+ERROR = select.EPOLLERR | select.EPOLLHUP
+
+
+class HasDescriptor(Protocol):
+    """A socket or a file."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        ...
+
+
+class Timer:
+    """A call at a time, which may be cancelled. Late is possible, early is not."""
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Never call it; harmless when it was called already."""
+        self.callback = None
+
+
+class _Watched:
+    """A ZeroMQ socket and what to call when it can be read or, on request, written."""
+
+    __slots__ = ("on_readable", "on_writable", "socket")
+
+    def __init__(self, socket: zmq.Socket[bytes], on_readable: Callable[[], None] | None) -> None:
+        self.socket = socket
+        self.on_readable = on_readable
+        self.on_writable: Callable[[], None] | None = None
+
+    def ready(self) -> int:
+        """The events that somebody waits for and that have happened."""
+        events = int(self.socket.getsockopt(zmq.EVENTS))
+        wanted = (zmq.POLLIN if self.on_readable else 0) | (zmq.POLLOUT if self.on_writable else 0)
+        return events & wanted
+
+
+class Loop:
+    """See the module's rules. One loop a process; it is used from one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.lateness = 0.0
+        """See the module; in seconds."""
+        self._looked_at = self._wake_at = clock()
+        self._worked = 0.0
+        self.after_input: Callable[[float], None] | None = None
+        """Called once a turn, after input and before timers, with the time."""
+        self.before_wait: list[Callable[[], None]] = []
+        """Called at the end of each turn: to flush what the turn collected, to stamp the heartbeat."""
+        self.next_deadline: Callable[[], float | None] | None = None
+        """Asked before each wait for a deadline that is kept elsewhere (the core's timers)."""
+        self._epoll = select.epoll()
+        self._descriptors: dict[int, Callable[[int], None]] = {}
+        self._watched: dict[int, _Watched] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_count = 0
+        self._running = False
+        self._soon: list[Callable[[], None]] = []
+
+    # --- descriptors --------------------------------------------------------------------------------------------------
+
+    def add(self, source: int | HasDescriptor, callback: Callable[[int], None], events: int = READ) -> None:
+        """Call `callback(events)` while the descriptor has one of `events` (READ, WRITE) or an error."""
+        number = source if isinstance(source, int) else source.fileno()
+        self._descriptors[number] = callback
+        self._epoll.register(number, events)
+
+    def change(self, source: int | HasDescriptor, events: int) -> None:
+        """Wait for other events from now on."""
+        self._epoll.modify(source if isinstance(source, int) else source.fileno(), events)
+
+    def remove(self, source: int | HasDescriptor) -> None:
+        """Forget a descriptor; call it before closing. Unknown ones are ignored."""
+        number = source if isinstance(source, int) else source.fileno()
+        if self._descriptors.pop(number, None) is not None:
+            self._epoll.unregister(number)
+
+    # --- ZeroMQ sockets -----------------------------------------------------------------------------------------------
+
+    def add_socket(self, socket: zmq.Socket[bytes], on_readable: Callable[[], None] | None) -> None:
+        """Call `on_readable()` while the socket has messages. It takes a bounded number of them, without blocking."""
+        number = _descriptor(socket)
+        self._watched[number] = _Watched(socket, on_readable)
+        self._epoll.register(number, READ)
+
+    def when_writable(self, socket: zmq.Socket[bytes], callback: Callable[[], None] | None) -> None:
+        """Call `callback()` once the socket takes messages again, then forget it; None cancels."""
+        self._watched[_descriptor(socket)].on_writable = callback
+
+    def remove_socket(self, socket: zmq.Socket[bytes]) -> None:
+        """Forget a socket; call it before closing."""
+        number = _descriptor(socket)
+        if self._watched.pop(number, None) is not None:
+            self._epoll.unregister(number)
+
+    # --- timers -------------------------------------------------------------------------------------------------------
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call once at or after the monotonic time `when`."""
+        timer = Timer(when, callback)
+        self._timer_count += 1
+        heapq.heappush(self._timers, (when, self._timer_count, timer))
+        return timer
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Call once after `delay` seconds."""
+        return self.call_at(self.clock() + delay, callback)
+
+    def call_every(self, period: float, callback: Callable[[], None]) -> None:
+        """Call every `period` seconds for the life of the loop; calls that were missed are not made up for."""
+
+        def again() -> None:
+            self.call_at(self.clock() + period, again)
+            callback()
+
+        self.call_at(self.clock() + period, again)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call in the next turn, which then does not wait."""
+        self._soon.append(callback)
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End `run` after this turn."""
+        self._running = False
+
+    def run(self) -> None:
+        """Take turns until `stop`."""
+        self._running = True
+        while self._running:
+            self.turn()
+
+    def turn(self) -> None:
+        """One turn, by the rules at the top of the module."""
+        ready = [watched for watched in self._watched.values() if watched.ready()]
+        planned = self._plan(busy=bool(ready or self._soon))
+        found = self._epoll.poll(planned, EPOLL_BATCH)
+        now = self.clock()
+        self.lateness = max(0.0, now - self._wake_at) + self._worked
+        self._looked_at = now
+        soon, self._soon = self._soon, []
+        for callback in soon:
+            callback()
+        for number, events in found:
+            handler = self._descriptors.get(number)
+            if handler is not None:
+                handler(events)
+        for watched in list(self._watched.values()):
+            events = watched.ready()
+            if events & zmq.POLLIN and watched.on_readable is not None:
+                watched.on_readable()
+            if events & zmq.POLLOUT and watched.on_writable is not None:
+                callback_once, watched.on_writable = watched.on_writable, None
+                callback_once()
+        if self.after_input is not None:
+            self.after_input(now)
+        self._fire(now)
+        for hook in self.before_wait:
+            hook()
+
+    def _plan(self, *, busy: bool) -> float:
+        """How long to wait, in seconds; sets the time at which the wait should end."""
+        now = self.clock()
+        self._worked = now - self._looked_at
+        wake_at = now + IDLE_WAIT
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        if self._timers:
+            wake_at = min(wake_at, self._timers[0][0])
+        if self.next_deadline is not None:
+            deadline = self.next_deadline()
+            if deadline is not None:
+                wake_at = min(wake_at, deadline)
+        if busy:
+            wake_at = now
+        self._wake_at = max(now, wake_at)
+        # Rounded up to whole milliseconds by epoll; a deadline is never missed by waking before it.
+        return self._wake_at - now
+
+    def _fire(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                callback()
+
+
+def _descriptor(socket: zmq.Socket[bytes]) -> int:
+    return int(socket.getsockopt(zmq.FD))

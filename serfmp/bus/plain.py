@@ -1,0 +1,76 @@
+"""Members, events and requests of the core as plain values for frames, and back. Nothing else knows these shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serfmp.detector.effects import (
+    Event,
+    EventKind,
+    EventRequest,
+    JoinRequest,
+    LeaveRequest,
+    Member,
+    MemberEvent,
+    MemberStatus,
+    Request,
+    UserEventReceived,
+)
+from serfmp.errors import InternalError
+
+
+def member_to_plain(member: Member) -> list[Any]:
+    """A row of the member table."""
+    return [
+        member.name,
+        member.address,
+        member.port,
+        dict(member.tags),
+        int(member.status),
+        list(member.versions),
+    ]
+
+
+def member_from_plain(row: list[Any]) -> Member:
+    """The inverse of `member_to_plain`."""
+    name, address, port, tags, status, versions = row
+    return Member(name, address, port, tags, MemberStatus(status), tuple(versions))
+
+
+def event_to_plain(event: Event) -> list[Any]:
+    """An event with its sequence number first and its kind second."""
+    if isinstance(event, MemberEvent):
+        return [event.sequence, int(event.kind), [member_to_plain(member) for member in event.members]]
+    return [event.sequence, int(EventKind.USER), event.ltime, event.name, event.payload, event.coalesce]
+
+
+def event_from_plain(plain: list[Any]) -> Event:
+    """The inverse of `event_to_plain`."""
+    sequence, kind, *fields = plain
+    if kind == EventKind.USER:
+        ltime, name, payload, coalesce = fields
+        return UserEventReceived(sequence, ltime, name, payload, coalesce)
+    return MemberEvent(sequence, EventKind(kind), tuple(member_from_plain(row) for row in fields[0]))
+
+
+def request_to_plain(request: Request) -> tuple[str, list[Any]]:
+    """Kind and fields of a request, for `Ask`."""
+    match request:
+        case JoinRequest(addresses, replay):
+            return "join", [list(addresses), replay]
+        case EventRequest(name, payload, coalesce):
+            return "event", [name, payload, coalesce]
+        case LeaveRequest():
+            return "leave", []
+
+
+def request_from_plain(kind: str, fields: list[Any]) -> Request:
+    """The inverse of `request_to_plain`."""
+    match kind:
+        case "join":
+            return JoinRequest(tuple(fields[0]), fields[1])
+        case "event":
+            return EventRequest(*fields)
+        case "leave":
+            return LeaveRequest()
+    raise InternalError(f"a request of unknown kind '{kind}' on the bus")

@@ -1,0 +1,255 @@
+"""The detector's end of the stream to its consumers, rpc and dispatcher.
+
+Rules:
+
+* One ordered stream for each consumer: rows of the member table, events and answers leave in the order in which the
+  core made them, so that a client that has its answer sees what it caused.
+* Events come from the core's outbox, which the journal keeps: at most `EVENT_WINDOW` are on their way to a consumer
+  that has not acknowledged them, and a consumer that comes back gets what it had not acknowledged.
+* A consumer that does not read is marked broken: nothing more is sent to it until its socket has room; then it gets the
+  member table anew, in slices, and goes on. Answers wait for it, up to `ANSWER_LIMIT`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import zmq
+
+from serfmp.bus import frames, plain
+from serfmp.bus.endpoints import CHANNEL_HWM, make_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from serfmp.agent.child import Child
+    from serfmp.detector.effects import Event, Member
+
+EVENT_WINDOW: Final = 1024
+"""Events on their way to one consumer."""
+
+EVENTS_PER_FRAME: Final = 64
+"""Events of one frame."""
+
+ROWS_PER_SLICE: Final = 256
+"""Rows of the member table in one frame; one frame a turn."""
+
+ANSWER_LIMIT: Final = 65536
+"""Answers that wait for a broken consumer."""
+
+QUEUE_LIMIT: Final = 65536
+"""Frames that wait behind a snapshot; beyond it the snapshot starts again."""
+
+MESSAGES_PER_TURN: Final = 64
+"""Frames taken from consumers in one turn."""
+
+REPAIR_PERIOD: Final = 0.05
+"""Seconds between two tries to reach a broken consumer."""
+
+CONSUMERS: Final = ("rpc", "dispatcher")
+
+
+@dataclass(slots=True)
+class _Consumer:
+    name: str
+    generation: int = 0
+    members: bool = False
+    live: bool = False
+    """It has subscribed, and the last frame went through."""
+    sent: int = 0
+    """Highest event sent."""
+    acknowledged: int = 0
+    """Highest event acknowledged."""
+    snapshot: Iterator[tuple[bool, bool, list[Any]]] | None = None
+    queue: deque[object] = field(default_factory=deque)
+    """Frames behind the snapshot."""
+    answers: deque[frames.Answered] = field(default_factory=deque)
+    """Answers that could not be sent while it was broken."""
+
+
+class Hub:
+    """See the module.
+
+    `acknowledged(consumer)` gives what a consumer had acknowledged to earlier detectors, `outbox(after)` gives
+    unacknowledged events, `members()` the member table; `on_ask(consumer, generation, ask)` gets requests and
+    `on_acknowledge(consumer, sequence)` acknowledgements.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        acknowledged: Callable[[str], int],
+        outbox: Callable[[int], Iterator[Event]],
+        members: Callable[[], list[Member]],
+        on_ask: Callable[[str, int, frames.Ask], None],
+        on_acknowledge: Callable[[str, int], None],
+    ) -> None:
+        self._child = child
+        self._outbox = outbox
+        self._members = members
+        self._on_ask = on_ask
+        self._on_acknowledge = on_acknowledge
+        self._consumers = {name: _Consumer(name, acknowledged=acknowledged(name)) for name in CONSUMERS}
+        self.breaks = 0
+        """How often a consumer was marked broken."""
+        self._socket = make_socket(child.context, zmq.ROUTER, hwm=CHANNEL_HWM)
+        self._socket.bind(child.endpoints.consumers(child.generation))
+        child.loop.add_socket(self._socket, self._receive)
+        child.loop.call_every(REPAIR_PERIOD, self._repair)
+
+    def row_changed(self, member: Member) -> None:
+        """A row of the member table is new or changed."""
+        self._to_replicas(frames.MemberRow(plain.member_to_plain(member)))
+
+    def row_gone(self, name: str) -> None:
+        """A row of the member table is gone."""
+        self._to_replicas(frames.MemberGone(name))
+
+    def state(self, frame: frames.DetectorState) -> None:
+        """New figures for the replicas."""
+        self._to_replicas(frame)
+
+    def answer(self, name: str, generation: int, answer: frames.Answered) -> None:
+        """Answer a request of a consumer, unless a later generation of it has taken over."""
+        consumer = self._consumers[name]
+        if consumer.generation and consumer.generation != generation:
+            return
+        if not consumer.live:
+            if len(consumer.answers) < ANSWER_LIMIT:
+                consumer.answers.append(answer)
+        elif not self._in_order(consumer, answer) and len(consumer.answers) < ANSWER_LIMIT:
+            consumer.answers.append(answer)
+
+    def pump(self) -> None:
+        """Send events that wait in the outbox, as far as windows allow."""
+        for consumer in self._consumers.values():
+            while consumer.live and consumer.snapshot is None:
+                room = EVENT_WINDOW - (consumer.sent - consumer.acknowledged)
+                batch = list(islice(self._outbox(consumer.sent), min(room, EVENTS_PER_FRAME))) if room > 0 else []
+                if not batch or not self._send(
+                    consumer, frames.Events([plain.event_to_plain(event) for event in batch])
+                ):
+                    break
+                consumer.sent = batch[-1].sequence
+
+    def go_on(self) -> bool:
+        """Send one slice of each snapshot that is under way. True while some is left."""
+        left = False
+        for consumer in self._consumers.values():
+            if consumer.live and consumer.snapshot is not None:
+                self._slice(consumer)
+                left = left or consumer.snapshot is not None
+        return left
+
+    # --- inner part ---------------------------------------------------------------------------------------------------
+
+    def _to_replicas(self, frame: object) -> None:
+        for consumer in self._consumers.values():
+            if consumer.members and consumer.live:
+                self._in_order(consumer, frame)
+
+    def _in_order(self, consumer: _Consumer, frame: object) -> bool:
+        """Send a frame, or put it behind the snapshot that is under way."""
+        if consumer.snapshot is None:
+            return self._send(consumer, frame)
+        consumer.queue.append(frame)
+        if len(consumer.queue) > QUEUE_LIMIT:
+            self._break(consumer)
+        return True
+
+    def _send(self, consumer: _Consumer, frame: object) -> bool:
+        message = frames.seal(frames.encode(frame), self._child.generation, consumer.generation)
+        try:
+            self._socket.send_multipart((consumer.name.encode(), message), zmq.NOBLOCK)
+        except zmq.ZMQError:  # full (EAGAIN) or gone (EHOSTUNREACH)
+            self._break(consumer)
+            return False
+        return True
+
+    def _break(self, consumer: _Consumer) -> None:
+        self.breaks += 1
+        consumer.live = False
+        consumer.snapshot = None
+        for frame in consumer.queue:
+            if isinstance(frame, frames.Answered) and len(consumer.answers) < ANSWER_LIMIT:
+                consumer.answers.append(frame)
+        consumer.queue.clear()
+
+    def _repair(self) -> None:
+        """Try consumers that were marked broken; one that is really gone subscribes again by itself."""
+        for consumer in self._consumers.values():
+            if consumer.generation and not consumer.live:
+                self._resume(consumer)
+
+    def _resume(self, consumer: _Consumer) -> None:
+        consumer.live = True
+        consumer.sent = max(consumer.acknowledged, 0)
+        if consumer.members:
+            rows = [plain.member_to_plain(member) for member in self._members()]
+            slices = [rows[start : start + ROWS_PER_SLICE] for start in range(0, len(rows), ROWS_PER_SLICE)] or [[]]
+            consumer.snapshot = _numbered(slices)
+            self._slice(consumer)
+        elif self._send(consumer, frames.Events([])):
+            self._flush_answers(consumer)
+        self.pump()
+
+    def _slice(self, consumer: _Consumer) -> None:
+        if consumer.snapshot is None:
+            return
+        first, last, rows = next(consumer.snapshot)
+        if not self._send(consumer, frames.MemberRows(first, last, rows)):
+            return
+        if last:
+            consumer.snapshot = None
+            queue, consumer.queue = consumer.queue, deque()
+            for frame in queue:
+                if not (consumer.live and self._send(consumer, frame)) and isinstance(frame, frames.Answered):
+                    consumer.answers.append(frame)
+            self._flush_answers(consumer)
+            self.pump()
+
+    def _flush_answers(self, consumer: _Consumer) -> None:
+        while consumer.answers and self._send(consumer, consumer.answers[0]):
+            consumer.answers.popleft()
+
+    def _receive(self) -> None:
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                identity, message = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            envelope, frame = frames.open_sealed(message)
+            consumer = self._consumers.get(identity.decode())
+            if consumer is None or envelope.receiver != self._child.generation:
+                continue
+            self._handle(consumer, envelope.sender, frame)
+
+    def _handle(self, consumer: _Consumer, generation: int, frame: Any) -> None:
+        match frame:
+            case frames.Subscribe(members, after):
+                if generation != consumer.generation:
+                    consumer.answers.clear()
+                consumer.generation = generation
+                consumer.members = members
+                consumer.snapshot = None
+                consumer.queue.clear()
+                if after > consumer.acknowledged:
+                    consumer.acknowledged = after
+                    self._on_acknowledge(consumer.name, after)
+                self._resume(consumer)
+            case frames.Acknowledge(sequence):
+                if sequence > consumer.acknowledged:
+                    consumer.acknowledged = sequence
+                    self._on_acknowledge(consumer.name, sequence)
+                    self.pump()
+            case frames.Ask() if generation == consumer.generation:
+                self._on_ask(consumer.name, generation, frame)
+
+
+def _numbered(slices: list[list[Any]]) -> Iterator[tuple[bool, bool, list[Any]]]:
+    """Slices with their marks: whether it is the first and whether it is the last."""
+    for number, rows in enumerate(slices):
+        yield number == 0, number == len(slices) - 1, rows

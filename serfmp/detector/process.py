@@ -1,0 +1,302 @@
+"""The detector process: the core, its clock, its journal, its sockets.
+
+Nothing here blocks: no disk, no name service, no log pipe. A turn: take what gossip and the consumers sent, look whether the process was frozen, fire the timers, then carry out
+the effects: first the journal, then everything else. Two rules guard others against our own slowness:
+
+* **No blame without a fence.** Before a timer that accuses somebody may fire, a token goes through the gossip process
+  and comes back behind everything that had reached this host. So an ack that waits in a buffer always beats the
+  deadline that it met.
+* **A frozen process blames nobody.** Time in which the loop neither waited nor looked at input is handed to the core as
+  lost.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import zmq
+
+from serfmp.agent.journal import Journal
+from serfmp.bus import frames, plain
+from serfmp.bus.endpoints import PACKET_HWM, make_socket
+from serfmp.detector import effects as fx
+from serfmp.detector.config import PROFILES, CoreConfig
+from serfmp.detector.core import Core
+from serfmp.detector.hub import Hub
+from serfmp.detector.records import Recovered
+from serfmp.wire.errors import WireError
+from serfmp.wire.messages import decode_packet_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from serfmp.agent.child import Child
+
+FRAMES_PER_TURN: Final = 16
+"""Frames taken from gossip in one turn: at most 1024 packets."""
+
+MERGE_BUDGET: Final = 128
+"""Entries of a push/pull merged in one turn."""
+
+STALL: Final = 0.25
+"""A turn that is later than this many seconds means that the process was frozen or starved."""
+
+FENCE_POLL: Final = 0.02
+"""While a fence is out, the loop wakes at least this often, in seconds, though a timer is due."""
+
+STATE_PERIOD: Final = 1.0
+"""Seconds between two looks at the figures for the replicas."""
+
+LOG_PERIOD: Final = 1.0
+"""Seconds between two log lines about bad messages; those between are counted."""
+
+
+class Detector:
+    """The process' state. See the module."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._loop = child.loop
+        self.counters: Counter[str] = Counter()
+        self._gauges: dict[str, float] = {}
+        self._transmissions: list[frames.Transmission] = []
+        self._handled = 0
+        self._handled_told = 0
+        self._gossip_generation = child.generations.get("gossip", 0)
+        self._fence_token = child.generation << 40
+        self._fence_sent: float | None = None
+        self._fenced_until = 0.0
+        self._bad_messages = 0
+        self._state: frames.DetectorState | None = None
+        self._actions: dict[type, Callable[[Any], None]] = {
+            fx.SendPacket: self._send_packet,
+            fx.OpenStream: self._open_stream,
+            fx.AnswerStream: lambda effect: self._to_gossip(frames.StreamAnswer(effect.stream, effect.reply)),
+            fx.CloseStream: lambda effect: self._to_gossip(frames.StreamClose(effect.stream)),
+            fx.Resolve: lambda effect: self._to_gossip(frames.NameResolve(effect.token, effect.host, effect.port)),
+            fx.Publish: lambda _effect: self._hub.pump(),
+            fx.MemberChanged: lambda effect: self._hub.row_changed(effect.member),
+            fx.MemberForgotten: lambda effect: self._hub.row_gone(effect.name),
+            fx.LifecycleChanged: self._lifecycle_changed,
+            fx.Answer: self._answer,
+            fx.Log: lambda effect: child.log(effect.level, effect.component, effect.text),
+            fx.Count: self._count,
+            fx.Gauge: self._gauge,
+        }
+        self._journal = Journal(child.descriptors["journal"])
+        records = self._journal.replay()
+        recovered = Recovered.replay(tuple(record) for record in records) if records else None
+        now = self._loop.clock()
+        self._core = Core(core_config(child), random.Random(secrets.randbits(128)), now, child.generation, recovered)
+        if recovered is not None:
+            child.log(
+                "INFO", "agent", f"detector: generation {child.generation} goes on from {len(records)} journal records"
+            )
+        child.endpoints.remove_older(child.generation)
+        self._packets = make_socket(child.context, zmq.PULL, hwm=PACKET_HWM)
+        self._packets.bind(child.endpoints.packets(child.generation))
+        self._network = make_socket(child.context, zmq.PUSH, hwm=PACKET_HWM)
+        self._network.bind(child.endpoints.network(child.generation))
+        self._hub = Hub(
+            child, self._core.acknowledged, self._core.outbox, self._core.members, self._on_ask, self._core.acknowledge
+        )
+        self._loop.add_socket(self._packets, self._receive)
+        self._loop.add_socket(self._network, None)
+        self._loop.after_input = self._after_input
+        self._loop.next_deadline = self._next_deadline
+        self._loop.before_wait.append(self._flush)
+        self._loop.call_every(STATE_PERIOD, self._tell_state)
+        self._loop.call_every(LOG_PERIOD, self._tell_bad_messages)
+        child.on_generation.append(self._on_generation)
+        child.on_ask = self._on_supervisor_ask
+
+    # --- input --------------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        for _ in range(FRAMES_PER_TURN):
+            try:
+                message = self._packets.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            envelope, frame = frames.open_sealed(message)
+            present = envelope.sender == self._gossip_generation
+            if present:
+                self._handled = envelope.sequence
+            # Packets of a gossip process that died since are as good as any; its streams and answers are not.
+            if present or isinstance(frame, frames.PacketBatch):
+                self._handle(frame)
+
+    def _handle(self, frame: Any) -> None:
+        core = self._core
+        match frame:
+            case frames.PacketBatch(packets):
+                self._take_packets(packets)
+            case frames.StreamArrived(stream, host, port, message):
+                core.receive_stream(stream, message, (host, port), self._loop.clock())
+            case frames.StreamAnswered(token, reply, error, remote):
+                core.stream_replied(token, reply, error, remote, self._loop.clock())
+            case frames.NameResolved(token, addresses, error):
+                core.resolved(token, tuple(addresses), error, self._loop.clock())
+            case frames.SendFailed(token, remote, error):
+                core.send_failed(token, remote, error, self._loop.clock())
+            case frames.FenceBack(token) if token == self._fence_token and self._fence_sent is not None:
+                self._fenced_until, self._fence_sent = self._fence_sent, None
+
+    def _take_packets(self, packets: list[frames.Packet]) -> None:
+        receive = self._core.receive
+        for host, port, arrival, timed, parts in packets:
+            source = (host, port)
+            for part in parts:
+                try:
+                    message = decode_packet_message(part)
+                except WireError as error:
+                    self._count_bad(error, host, port)
+                else:
+                    receive(message, source, arrival, timed)
+
+    def _count_bad(self, error: WireError, host: str, port: int) -> None:
+        self.counters["serfmp.messages.bad"] += 1
+        if not self._bad_messages:
+            self._child.log("ERR", "memberlist", f"dropped a message from={host}:{port}: {error}")
+        self._bad_messages += 1
+
+    def _tell_bad_messages(self) -> None:
+        if self._bad_messages > 1:
+            self._child.log(
+                "ERR", "memberlist", f"dropped {self._bad_messages - 1} more bad messages within {LOG_PERIOD:.0f} s"
+            )
+        self._bad_messages = 0
+
+    def _on_ask(self, consumer: str, generation: int, ask: frames.Ask) -> None:
+        request = plain.request_from_plain(ask.kind, ask.fields)
+        self._core.request((consumer, generation, ask.number), request, self._loop.clock())
+
+    def _on_supervisor_ask(self, ask: frames.Ask) -> None:
+        self._on_ask("supervisor", 1, ask)
+
+    def _on_generation(self, name: str, generation: int) -> None:
+        if name == "gossip":
+            self._gossip_generation = generation
+            self._handled = self._handled_told = 0
+            self._fence_sent = None
+            self._core.gossip_restarted(self._loop.clock())
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _after_input(self, now: float) -> None:
+        core = self._core
+        if self._loop.lateness > STALL:
+            self.counters["serfmp.detector.stalls"] += 1
+            core.stalled(now, self._loop.lateness)
+        if self._fence_sent is None and core.blame_due(now):
+            self._fence_token += 1
+            if self._to_gossip(frames.Fence(self._fence_token)):
+                self._fence_sent = now
+        deadline = core.next_deadline()
+        if deadline is not None and deadline <= now:
+            core.advance(now, self._fenced_until)
+        if core.work(now, MERGE_BUDGET) or self._hub.go_on():
+            self._loop.call_soon(_nothing)
+
+    def _next_deadline(self) -> float | None:
+        deadline = self._core.next_deadline()
+        if deadline is None:
+            return None
+        now = self._loop.clock()
+        if deadline <= now and self._core.blame_due(now):
+            return now + FENCE_POLL
+        return deadline
+
+    # --- output -------------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Carry out the effects of this turn: the journal first, then everything else, in order."""
+        while done := self._core.take_effects():
+            self._journal_first(done)
+            actions = self._actions
+            for effect in done:
+                if type(effect) is not fx.Record:
+                    actions[type(effect)](effect)
+        if self._transmissions or self._handled != self._handled_told:
+            packets, self._transmissions = self._transmissions, []
+            if self._to_gossip(frames.Transmit(self._handled, packets)):
+                self._handled_told = self._handled
+
+    def _journal_first(self, done: list[fx.Effect]) -> None:
+        records = [effect.fields for effect in done if type(effect) is fx.Record]
+        if records:
+            self._journal.extend(records)
+            if self._journal.full:
+                self._journal.compact(self._core.snapshot_records())
+
+    def _send_packet(self, effect: fx.SendPacket) -> None:
+        host, port = effect.destination
+        self._transmissions.append((host, port, effect.checksum, effect.token, effect.parts))
+
+    def _open_stream(self, effect: fx.OpenStream) -> None:
+        host, port = effect.destination
+        frame = frames.StreamOpen(effect.token, host, port, effect.request, effect.timeout, effect.reply)
+        if not self._to_gossip(frame):
+            self._core.stream_replied(effect.token, None, "the gossip process is starting", False, self._loop.clock())
+
+    def _to_gossip(self, frame: object) -> bool:
+        try:
+            self._network.send(
+                frames.seal(frames.encode(frame), self._child.generation, self._gossip_generation), zmq.NOBLOCK
+            )
+        except zmq.Again:
+            self.counters["serfmp.bus.gossip_dropped"] += 1
+            return False
+        return True
+
+    def _answer(self, effect: fx.Answer) -> None:
+        role, generation, number = effect.request
+        answer = frames.Answered(number, effect.value, effect.error)
+        if role == "supervisor":
+            self._child.send_control(answer)
+        else:
+            self._hub.answer(role, generation, answer)
+
+    def _lifecycle_changed(self, effect: fx.LifecycleChanged) -> None:
+        self._tell_state()
+        self._child.send_control(frames.LifecycleNotice(effect.state.value))
+
+    def _count(self, effect: fx.Count) -> None:
+        self.counters[effect.name] += effect.amount
+
+    def _gauge(self, effect: fx.Gauge) -> None:
+        self._gauges[effect.name] = effect.value
+
+    def _tell_state(self) -> None:
+        state = frames.DetectorState(self._core.lifecycle.value, self._core.stats())
+        if state != self._state:
+            self._state = state
+            self._hub.state(state)
+
+
+def core_config(child: Child) -> CoreConfig:
+    """The part of the agent's configuration that the core knows."""
+    config = child.config
+    return CoreConfig(
+        node=config.node,
+        address=config.advertise_address,
+        port=config.advertise_port,
+        tags=config.tags,
+        profile=PROFILES[config.profile],
+        user_event_size_limit=config.user_event_size_limit,
+        broadcast_timeout=config.broadcast_timeout,
+    )
+
+
+def _nothing() -> None:
+    """Only makes the loop take another turn at once."""
+
+
+def main(child: Child) -> None:
+    """Be the detector process."""
+    Detector(child)
+    child.ready()
+    child.loop.run()

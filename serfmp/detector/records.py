@@ -1,0 +1,276 @@
+"""Journal records, and what a detector that is started again finds in them.
+
+Rules:
+
+* A record is a tuple of plain values; the first is its kind, the others are what the kind lists in `RecordKind`.
+* Replaying is a fold over the records in order. Any prefix of a journal replays to a usable state: what belongs together stands in one
+  record (an event and the member rows that it tells of, a user event and the request that asked for it), and rows of nodes stand
+  before the events that follow from them, so that a torn batch leaves rows without their event, never the other way round.
+* A record that cannot be understood is skipped and counted; it never stops a recovery.
+* Times are seconds of the host's monotonic clock, which goes on while the detector is dead.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from serfmp.detector.effects import (
+    Event,
+    EventKind,
+    Lifecycle,
+    Member,
+    MemberEvent,
+    MemberStatus,
+    Plain,
+    RequestId,
+    UserEventReceived,
+)
+from serfmp.wire.tags import decode_tags
+
+CONSUMERS = ("rpc", "dispatcher")
+"""Processes that must acknowledge every event."""
+
+
+class RecordKind(StrEnum):
+    """Kinds of records, each with its fields."""
+
+    OWN = "own"
+    """Incarnation of the local node."""
+    CLOCKS = "clocks"
+    """Member, event and query clock."""
+    NODE = "node"
+    """Fields of a `SavedNode`."""
+    NODE_GONE = "node-gone"
+    """Name of a node that SWIM dropped."""
+    MEMBER = "member"
+    """Fields of a `SavedMember`: a change that no event tells of."""
+    MEMBER_GONE = "member-gone"
+    """Name of a member that Serf forgot."""
+    MEMBER_EVENT = "event"
+    """Sequence number, kind, and the fields of a `SavedMember` for each member; replaces their rows."""
+    PAST_EVENT = "past"
+    """Sequence number, kind, and the fields of `Member`s: an event of before a compaction; changes no rows."""
+    USER_EVENT = "user"
+    """Fields of a `SavedUserEvent`."""
+    INTENT = "intent"
+    """Fields of a `SavedIntent`."""
+    QUERY = "query"
+    """Lamport time and ID of a query that was received."""
+    ACKNOWLEDGED = "ack"
+    """Consumer, sequence number."""
+    SEQUENCE = "sequence"
+    """The sequence number of the last event."""
+    LIFECYCLE = "life"
+    """State of the local node, Lamport time of its leave intent."""
+    EVENT_MINIMUM = "minimum"
+    """The lowest Lamport time of user events that are delivered."""
+    ANSWERED = "answered"
+    """Role, generation and number of a request that was carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedNode:
+    """A row of SWIM's table; `state` has its number on the wire."""
+
+    name: str
+    address: bytes
+    port: int
+    meta: bytes
+    versions: bytes
+    incarnation: int
+    state: int
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class SavedMember:
+    """A row of Serf's table. `left_at`: when it left or failed, 0 if it did not."""
+
+    name: str
+    address: bytes
+    port: int
+    meta: bytes
+    versions: bytes
+    status: int
+    status_ltime: int
+    left_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SavedUserEvent:
+    """A user event. `sequence` is 0 if it was not delivered here; `request` is None for one that another node sent."""
+
+    sequence: int
+    ltime: int
+    name: str
+    payload: bytes
+    coalesce: bool
+    own: bool
+    time: float
+    request: RequestId | None
+
+    def event(self) -> UserEventReceived:
+        """As it is published."""
+        return UserEventReceived(self.sequence, self.ltime, self.name, self.payload, self.coalesce)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedIntent:
+    """A remembered intent about an unknown node."""
+
+    node: str
+    leaving: bool
+    ltime: int
+    time: float
+
+
+def fields(kind: RecordKind, saved: SavedNode | SavedMember | SavedIntent) -> tuple[Plain, ...]:
+    """A record of one of the flat dataclasses above."""
+    return (kind.value, *astuple(saved))
+
+
+def member_event_fields(sequence: int, kind: EventKind, rows: Iterable[SavedMember]) -> tuple[Plain, ...]:
+    """The record of a member event."""
+    return (RecordKind.MEMBER_EVENT.value, sequence, int(kind), [list(astuple(row)) for row in rows])
+
+
+def past_event_fields(event: MemberEvent) -> tuple[Plain, ...]:
+    """The record of a member event that a compaction keeps because somebody has not acknowledged it."""
+    rows: list[Plain] = [
+        [member.name, member.address, member.port, dict(member.tags), int(member.status), list(member.versions)]
+        for member in event.members
+    ]
+    return (RecordKind.PAST_EVENT.value, event.sequence, int(event.kind), rows)
+
+
+def user_event_fields(saved: SavedUserEvent) -> tuple[Plain, ...]:
+    """The record of a user event."""
+    request: Plain = None if saved.request is None else list(saved.request)
+    return (
+        RecordKind.USER_EVENT.value,
+        saved.sequence,
+        saved.ltime,
+        saved.name,
+        saved.payload,
+        saved.coalesce,
+        saved.own,
+        saved.time,
+        request,
+    )
+
+
+def member_of(row: SavedMember) -> Member:
+    """A row as users see it."""
+    versions = (*row.versions[:6], *(0,) * (6 - len(row.versions[:6])))
+    return Member(row.name, row.address, row.port, decode_tags(row.meta), MemberStatus(row.status), versions)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What the records of a journal add up to."""
+
+    incarnation: int = 0
+    clocks: tuple[int, int, int] = (0, 0, 0)
+    nodes: dict[str, SavedNode] = field(default_factory=dict)
+    members: dict[str, SavedMember] = field(default_factory=dict)
+    intents: dict[str, SavedIntent] = field(default_factory=dict)
+    user_events: dict[int, list[SavedUserEvent]] = field(default_factory=dict)
+    """All user events of the journal by Lamport time; the ring takes those of its window."""
+    events: list[Event] = field(default_factory=list)
+    """Events in the order of their sequence numbers."""
+    queries: list[tuple[int, int]] = field(default_factory=list)
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    sequence: int = 0
+    lifecycle: Lifecycle = Lifecycle.ALIVE
+    leave_ltime: int = 0
+    event_minimum: int = 0
+    answered: OrderedDict[RequestId, None] = field(default_factory=OrderedDict)
+    skipped: int = 0
+    """Records that could not be understood."""
+
+    @classmethod
+    def replay(cls, records: Iterable[tuple[Any, ...]]) -> Recovered:
+        """Fold the records of a journal, or of any prefix of it."""
+        recovered = cls()
+        for record in records:
+            try:
+                recovered._apply(*record)
+            except (TypeError, ValueError, KeyError, AttributeError, IndexError):
+                recovered.skipped += 1
+        return recovered
+
+    def _apply(self, kind: str, *values: Any) -> None:
+        match RecordKind(kind):
+            case RecordKind.OWN:
+                self.incarnation = max(self.incarnation, *values)
+            case RecordKind.CLOCKS:
+                member, event, query = values
+                self.clocks = (member, event, query)
+            case RecordKind.NODE:
+                node = SavedNode(*values)
+                self.nodes[node.name] = node
+            case RecordKind.NODE_GONE:
+                self.nodes.pop(values[0], None)
+            case RecordKind.MEMBER:
+                member_row = SavedMember(*values)
+                self.members[member_row.name] = member_row
+            case RecordKind.MEMBER_GONE:
+                self.members.pop(values[0], None)
+            case RecordKind.MEMBER_EVENT:
+                self._member_event(*values)
+            case RecordKind.PAST_EVENT:
+                sequence, number, rows = values
+                self._keep(MemberEvent(sequence, EventKind(number), tuple(_member_from(row) for row in rows)))
+            case RecordKind.USER_EVENT:
+                self._user_event(*values)
+            case RecordKind.INTENT:
+                intent = SavedIntent(*values)
+                self.intents[intent.node] = intent
+            case RecordKind.QUERY:
+                ltime, query_id = values
+                self.queries.append((ltime, query_id))
+            case RecordKind.ACKNOWLEDGED:
+                consumer, sequence = values
+                self.acknowledged[consumer] = max(sequence, self.acknowledged.get(consumer, 0))
+            case RecordKind.SEQUENCE:
+                self.sequence = max(self.sequence, *values)
+            case RecordKind.LIFECYCLE:
+                state, self.leave_ltime = values
+                self.lifecycle = Lifecycle(state)
+            case RecordKind.EVENT_MINIMUM:
+                self.event_minimum = max(self.event_minimum, *values)
+            case RecordKind.ANSWERED:
+                role, generation, number = values
+                self.answered[role, generation, number] = None
+
+    def _member_event(self, sequence: int, number: int, rows: list[list[Any]]) -> None:
+        kind = EventKind(number)
+        saved = [SavedMember(*row) for row in rows]
+        for row in saved:
+            if kind is EventKind.MEMBER_REAP:
+                self.members.pop(row.name, None)
+            else:
+                self.members[row.name] = row
+        self._keep(MemberEvent(sequence, kind, tuple(member_of(row) for row in saved)))
+
+    def _user_event(self, *values: Any) -> None:
+        *plain, request = values
+        saved = SavedUserEvent(*plain, None if request is None else (request[0], request[1], request[2]))
+        self.user_events.setdefault(saved.ltime, []).append(saved)
+        if saved.request is not None:
+            self.answered[saved.request] = None
+        if saved.sequence:
+            self._keep(saved.event())
+
+    def _keep(self, event: Event) -> None:
+        self.sequence = max(self.sequence, event.sequence)
+        self.events.append(event)
+
+
+def _member_from(row: list[Any]) -> Member:
+    name, address, port, tags, status, versions = row
+    return Member(name, address, port, tags, MemberStatus(status), tuple(versions))

@@ -1,0 +1,187 @@
+"""Dissemination: what is queued, how soon and to whom it goes (spec swim.md 7).
+
+Rules:
+
+* The queues are drawn in a fixed order: membership first, then those that Serf registered (intents, queries, events).
+* **At once**: what is new in a queue leaves within `prompt_delay` in packets to a few random nodes, one draw for all of them. The periodic
+  gossip tick carries the repetitions, with a draw for each target.
+* Own refutations and the own leave do not even wait for the delay: `urgent` sends them in the same turn.
+* A packet never exceeds the profile's packet size. A message that fits no packet is not queued but counted. (The wire layer splits
+  compounds of more than 255 messages; at this size there are none.)
+* Pings, indirect pings, acks and nacks carry along what still fits.
+
+An empty queue costs a ping or an ack a few attribute lookups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from serfmp.detector.effects import Endpoint, SendPacket
+from serfmp.detector.swim.context import Context
+from serfmp.detector.swim.queue import TransmitQueue
+from serfmp.detector.swim.table import NodeRecord, NodeState, NodeTable
+from serfmp.detector.swim.timers import Ticker, Timer
+
+COMPOUND_HEADER: Final = 2
+"""Bytes: the compound's type and its count (spec swim.md 7.9)."""
+PART_OVERHEAD: Final = 2
+"""Bytes: the length of a compound's part (spec swim.md 7.9)."""
+CHECKSUM_OVERHEAD: Final = 5
+"""Bytes: type and CRC; counted always, though only some peers get it (B19)."""
+
+
+class Gossip:
+    """The queues and what empties them. See the module."""
+
+    __slots__ = ("_context", "_flush_timer", "_own", "_room", "_table", "_urgent", "membership", "queues")
+
+    def __init__(self, context: Context, table: NodeTable) -> None:
+        self._context = context
+        self._table = table
+        self._own = context.config.node
+        self._room = context.config.packet_budget - COMPOUND_HEADER
+        self._flush_timer: Timer | None = None
+        self._urgent = False
+        self.membership = TransmitQueue("Membership", context.profile.retransmit_mult, table.size)
+        self.queues: list[TransmitQueue] = [self.membership]
+        Ticker(context.timers, context.time, context.rng, context.profile.gossip_interval, self._tick)
+
+    def add_queue(self, name: str, population: Callable[[], int], depth_limit: int) -> TransmitQueue:
+        """A further queue, drawn after those that are there. `population`: nodes, for the retransmit limit."""
+        queue = TransmitQueue(name, self._context.profile.retransmit_mult, population, depth_limit)
+        self.queues.append(queue)
+        return queue
+
+    def enqueue(
+        self,
+        queue: TransmitQueue,
+        message: bytes,
+        name: str | None = None,
+        finished: Callable[[], None] | None = None,
+        urgent: bool = False,
+    ) -> None:
+        """Queue a complete message for gossip. `finished` is called once it was sent often enough, was replaced or dropped."""
+        if len(message) + PART_OVERHEAD + CHECKSUM_OVERHEAD > self._room:
+            self._context.count(f"serfmp.queue.oversize.{queue.name}")
+            self._context.log(
+                "WARN", "serf", f"A message of {len(message)} bytes fits no packet: it spreads by push/pull only"
+            )
+            if finished is not None:
+                finished()
+            return
+        dropped = queue.push(message, name, finished)
+        if dropped:
+            self._context.count(f"serfmp.queue.dropped.{queue.name}", dropped)
+            if not self._context.quiet(f"dropped {queue.name}"):
+                text = f"{queue.name} queue is full ({queue.depth_limit}), dropping messages!"
+                self._context.log("WARN", "serf", text)
+        if urgent:
+            self._urgent = True
+        elif self._flush_timer is None:
+            self._flush_timer = self._context.after(self._context.config.prompt_delay, self._flush)
+
+    def broadcast(
+        self, message: bytes, name: str, finished: Callable[[], None] | None = None, urgent: bool = False
+    ) -> None:
+        """Queue a membership message under the name of the node that it is about."""
+        self.enqueue(self.membership, message, name, finished, urgent)
+
+    # --- with other packets ----------------------------------------------------------------------------------------------
+
+    def piggyback(self, message: bytes, first: bytes = b"") -> tuple[bytes, ...]:
+        """The parts of a packet that carries `message`, then `first` if given, then what is queued and fits."""
+        for queue in self.queues:
+            if queue.size:
+                break
+        else:
+            return (message, first) if first else (message,)
+        parts = [message]
+        free = self._room - PART_OVERHEAD - len(message)
+        if first:
+            parts.append(first)
+            free -= PART_OVERHEAD + len(first)
+        self._fill(parts, free)
+        if first and first in parts[2:]:
+            del parts[parts.index(first, 2)]
+        self._settle()
+        return tuple(parts)
+
+    def _fill(self, parts: list[bytes], free: int, copies: int = 1, fresh_only: bool = False) -> None:
+        for queue in self.queues:
+            if queue.size:
+                free -= queue.draw(parts, PART_OVERHEAD, free, copies, fresh_only)
+
+    def _settle(self) -> None:
+        for queue in self.queues:
+            queue.settle()
+
+    # --- packets of its own ----------------------------------------------------------------------------------------------
+
+    def settle_turn(self) -> None:
+        """Send what may not wait for the next turn."""
+        if self._urgent:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what was never sent to a few nodes, each of them the same."""
+        self._urgent = False
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        limits = [queue.transmit_limit for queue in self.queues if queue.has_fresh]
+        if not limits:
+            return
+        targets = self._targets(min(self._context.profile.gossip_nodes, max(1, min(limits))))
+        if not targets:
+            return
+        for _ in range(self._context.config.prompt_packets):
+            parts: list[bytes] = []
+            self._fill(parts, self._room - CHECKSUM_OVERHEAD, len(targets), fresh_only=True)
+            if not parts:
+                break
+            for target in targets:
+                self._send(target, parts)
+        else:
+            self._flush_timer = self._context.after(self._context.config.prompt_delay, self._flush)
+        self._settle()
+
+    def _tick(self) -> None:
+        if not any(queue.size for queue in self.queues):
+            return
+        for target in self._targets(self._context.profile.gossip_nodes):
+            if not self._send_repetitions(target):
+                return
+
+    def _send_repetitions(self, target: NodeRecord) -> bool:
+        """A draw of its own for this target; whether there was anything."""
+        sent = False
+        for _ in range(self._context.config.tick_packets):
+            parts: list[bytes] = []
+            self._fill(parts, self._room - CHECKSUM_OVERHEAD)
+            if not parts:
+                break
+            self._send(target, parts)
+            sent = True
+        self._settle()
+        return sent
+
+    def _send(self, target: NodeRecord, parts: list[bytes]) -> None:
+        self._context.effects.append(SendPacket(target.endpoint, tuple(parts), target.checksum))
+
+    def _targets(self, wanted: int) -> list[NodeRecord]:
+        recently = self._context.now - self._context.profile.gossip_to_the_dead_time
+        own = self._own
+
+        def accept(record: NodeRecord) -> bool:
+            state = record.state
+            return record.name != own and (
+                state < NodeState.DEAD or (state is NodeState.DEAD and record.changed >= recently)
+            )
+
+        return self._table.choose(wanted, accept)
+
+    def direct(self, endpoint: Endpoint, message: bytes) -> None:
+        """Send one message to one node, without anything else."""
+        self._context.effects.append(SendPacket(endpoint, (message,), checksum=False))

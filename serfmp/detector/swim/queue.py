@@ -1,0 +1,183 @@
+"""The transmit-limited queue: what to gossip next (spec swim.md 7.1-7.4).
+
+Rules:
+
+* Items are ordered by transmissions ascending, length descending, age ascending (the newest first). A draw goes through the tiers of
+  equal transmissions and takes in each the largest item that still fits, again and again.
+* An item that reached the retransmit limit leaves the queue; so does a named item when another of its name comes, and the last in order
+  when the queue is full. Leaving calls `finished`, if given.
+* What a draw took counts its transmissions and stays aside until `settle`, so that the packets to one target never hold an item twice.
+
+Cost: each tier keeps its items by length, each length a list in order of age; taking, adding, removing cost O(log n) plus a small memmove.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
+
+NO_LIMIT = 1 << 62
+
+
+class _Item:
+    __slots__ = ("finished", "message", "name", "number", "transmits")
+
+    def __init__(self, message: bytes, name: str | None, number: int, finished: Callable[[], None] | None) -> None:
+        self.message = message
+        self.name = name
+        self.number = number
+        self.finished = finished
+        self.transmits = 0
+
+
+def _age(item: _Item) -> int:
+    return item.number
+
+
+class _Tier:
+    """Items of equal transmissions: lengths ascending, and per length the items by number ascending."""
+
+    __slots__ = ("by_length", "lengths")
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.by_length: dict[int, list[_Item]] = {}
+
+    def add(self, item: _Item) -> None:
+        length = len(item.message)
+        items = self.by_length.get(length)
+        if items is None:
+            self.by_length[length] = [item]
+            insort(self.lengths, length)
+        elif items[-1].number < item.number:
+            items.append(item)
+        else:
+            insort(items, item, key=_age)
+
+    def drop_length(self, length: int) -> None:
+        del self.by_length[length]
+        del self.lengths[bisect_left(self.lengths, length)]
+
+    def remove(self, item: _Item) -> None:
+        length = len(item.message)
+        items = self.by_length[length]
+        del items[bisect_left(items, item.number, key=_age)]
+        if not items:
+            self.drop_length(length)
+
+    def pop_last(self) -> _Item:
+        """Take out the last in order: the shortest, the oldest of these."""
+        length = self.lengths[0]
+        items = self.by_length[length]
+        item = items.pop(0)
+        if not items:
+            self.drop_length(length)
+        return item
+
+
+class TransmitQueue:
+    """See the module. `population` gives the number of nodes for the retransmit limit; `depth_limit` bounds the items."""
+
+    __slots__ = ("_aside", "_mult", "_named", "_number", "_population", "_tiers", "depth_limit", "name", "size")
+
+    def __init__(self, name: str, mult: int, population: Callable[[], int], depth_limit: int = NO_LIMIT) -> None:
+        self.name = name
+        self.depth_limit = depth_limit
+        self.size = 0
+        """Items in the queue, those set aside by a draw included."""
+        self._mult = mult
+        self._population = population
+        self._number = 0
+        self._tiers: list[_Tier] = [_Tier()]
+        self._named: dict[str, _Item] = {}
+        self._aside: list[_Item] = []
+
+    @property
+    def transmit_limit(self) -> int:
+        """Mult × ceil(log10(n + 1)): for n ≥ 1 the logarithm, rounded up, is the number of digits of n."""
+        population = self._population()
+        return self._mult * len(str(population)) if population > 0 else 0
+
+    @property
+    def has_fresh(self) -> bool:
+        """Whether an item was never transmitted."""
+        return bool(self._tiers[0].lengths)
+
+    def push(self, message: bytes, name: str | None = None, finished: Callable[[], None] | None = None) -> int:
+        """Add an item; a named one replaces that of its name. Returns how many items were dropped because the queue was full."""
+        if name is not None:
+            self.discard(name)
+        self._number += 1
+        item = _Item(message, name, self._number, finished)
+        if name is not None:
+            self._named[name] = item
+        self._tiers[0].add(item)
+        self.size += 1
+        return self.prune(self.depth_limit) if self.size > self.depth_limit else 0
+
+    def discard(self, name: str) -> None:
+        """Finish and remove the item of this name, if any."""
+        item = self._named.get(name)
+        if item is not None:
+            self.settle()
+            if self._named.get(name) is item:
+                self._tiers[item.transmits].remove(item)
+                self._finish(item)
+
+    def draw(self, parts: list[bytes], overhead: int, limit: int, copies: int = 1, fresh_only: bool = False) -> int:
+        """Append messages to `parts` while `overhead` + length fit into `limit` bytes; returns the bytes used.
+
+        Each message taken counts `copies` transmissions. `fresh_only`: only what was never transmitted. Call `settle` afterwards.
+        """
+        used = 0
+        aside = self._aside
+        for transmits, tier in enumerate(self._tiers):
+            lengths, by_length = tier.lengths, tier.by_length
+            while lengths:
+                place = bisect_right(lengths, limit - used - overhead)
+                if not place:
+                    break
+                length = lengths[place - 1]
+                items = by_length[length]
+                item = items.pop()
+                if not items:
+                    del by_length[length], lengths[place - 1]
+                parts.append(item.message)
+                used += overhead + length
+                item.transmits = transmits + copies
+                aside.append(item)
+            if fresh_only or limit - used <= overhead:
+                break
+        return used
+
+    def settle(self) -> None:
+        """Put what draws set aside back into the order; what reached the limit leaves."""
+        if not self._aside:
+            return
+        aside, self._aside = self._aside, []
+        limit = self.transmit_limit
+        tiers = self._tiers
+        for item in aside:
+            if item.transmits >= limit:
+                self._finish(item)
+                continue
+            while len(tiers) <= item.transmits:
+                tiers.append(_Tier())
+            tiers[item.transmits].add(item)
+
+    def prune(self, keep: int) -> int:
+        """Finish the last in order until at most `keep` are left; returns how many."""
+        self.settle()
+        dropped = 0
+        for tier in reversed(self._tiers):
+            while self.size > keep and tier.lengths:
+                self._finish(tier.pop_last())
+                dropped += 1
+        return dropped
+
+    def _finish(self, item: _Item) -> None:
+        self.size -= 1
+        if item.name is not None:
+            del self._named[item.name]
+        if item.finished is not None:
+            item.finished()

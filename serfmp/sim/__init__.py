@@ -1,0 +1,4 @@
+"""A virtual clock and network around the same deterministic core.
+
+Imports `detector` (the core) and `wire`.
+"""

@@ -1,0 +1,234 @@
+"""The layers of a UDP packet around its messages.
+
+Rules (spec wire.md 1.1 and 4):
+
+* From the outside in: label, encryption, checksum, compression, compound, messages; each is optional except the last.
+* Label, encryption and checksum are honoured once, in this order, outermost only. One compression and a few compounds in each other are
+  followed; no agent nests deeper. All of it is done in a loop, so depth costs no stack.
+* A part that is empty is skipped when read and never written, because it kills old peers. A part that overruns ends its compound: the
+  parts before it count, the rest is `truncated`.
+* What is decompressed is bounded in size, and in time by stepping: `open_packet` gives the work back as a `PendingPacket` when its
+  budget is used up.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+from zlib import crc32
+
+from serfmp.errors import InternalError, UserError
+from serfmp.wire import lzw
+from serfmp.wire.crypto import Keyring
+from serfmp.wire.errors import WireError
+from serfmp.wire.messages import MessageType
+from serfmp.wire.msgpack_raw import U8_MAX, U16_MAX, put_raw, raw, read_record, uint
+
+MAX_PARTS: Final = 255
+"""Most messages in one compound: its count is one byte."""
+
+MAX_OPENED: Final = 1024
+"""Most messages taken from one packet; the rest counts as truncated."""
+
+MAX_DEPTH: Final = 3
+"""Compounds within compounds that are followed. Real agents nest none."""
+
+MAX_DECOMPRESSED: Final = 1 << 20
+"""Most bytes that a packet may decompress to (wire.md 12.2)."""
+
+LABEL_MAX: Final = 255
+CHECKSUM_LENGTH: Final = 5
+"""Type byte and CRC-32."""
+
+COMPRESS_OVER: Final = 256
+"""Messages of up to this many bytes are not worth compressing."""
+
+_ALGORITHM_LZW: Final = 0
+_CHECKSUM_HEADER: Final = struct.Struct(">BI")
+_LAYERS: Final = frozenset({MessageType.COMPOUND, MessageType.COMPRESS, MessageType.CHECKSUM, MessageType.LABEL})
+
+
+@dataclass(frozen=True, slots=True)
+class PacketFormat:
+    """How packets and streams are dressed here: keys, label, and whether and from which size on to compress."""
+
+    keyring: Keyring | None = None
+    label: str = ""
+    compress: bool = True
+    compress_over: int = COMPRESS_OVER
+
+    def __post_init__(self) -> None:
+        if len(label_bytes(self.label)) > LABEL_MAX:
+            raise UserError(f"the label {self.label!r} is longer than {LABEL_MAX} bytes; choose a shorter one")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The messages of a packet, each with its type byte, and how many parts were lost to a compound cut short."""
+
+    parts: tuple[bytes, ...]
+    truncated: int
+
+
+@lru_cache(maxsize=64)
+def label_bytes(label: str) -> bytes:
+    """The label as it is sent and authenticated."""
+    return label.encode("utf-8", "surrogateescape")
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------------
+
+
+def seal_packet(parts: Sequence[bytes], checksum: bool, fmt: PacketFormat) -> list[bytes]:
+    """The datagrams that carry `parts`, each a complete message: one for every 255 parts."""
+    if not all(parts):
+        raise InternalError("an empty message would kill old peers")
+    return [
+        _dress(_compound(parts[start : start + MAX_PARTS]), checksum, fmt) for start in range(0, len(parts), MAX_PARTS)
+    ]
+
+
+def _compound(parts: Sequence[bytes]) -> bytes:
+    if len(parts) == 1:
+        return parts[0]
+    lengths = [len(part) for part in parts]
+    if max(lengths) > U16_MAX:
+        raise InternalError(f"a message of {max(lengths)} bytes cannot share a packet")
+    return b"".join((struct.pack(f">BB{len(parts)}H", MessageType.COMPOUND, len(parts), *lengths), *parts))
+
+
+def _dress(message: bytes, checksum: bool, fmt: PacketFormat) -> bytes:
+    if fmt.compress and len(message) > fmt.compress_over:
+        message = compressed_if_shorter(message)
+    if checksum:
+        message = _CHECKSUM_HEADER.pack(MessageType.CHECKSUM, crc32(message)) + message
+    label = label_bytes(fmt.label)
+    if fmt.keyring:
+        message = fmt.keyring.seal(message, label)
+    if label:
+        message = label_header(label) + message
+    return message
+
+
+def compressed_if_shorter(message: bytes) -> bytes:
+    """The message inside a compress layer, or as it is where that is not shorter."""
+    packed = b"\x09\x82\xa4Algo\x00\xa3Buf" + put_raw(lzw.compress(message))
+    return packed if len(packed) < len(message) else message
+
+
+def label_header(label: bytes) -> bytes:
+    """The header that carries a label."""
+    return bytes((MessageType.LABEL, len(label))) + label
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------------
+
+
+def open_packet(data: bytes, fmt: PacketFormat, budget: int = lzw.STEP) -> Opened | PendingPacket:
+    """The messages of a datagram, or the work left when `budget` bytes were decompressed. Raises `WireError`."""
+    label = label_bytes(fmt.label)
+    if label:
+        data = _without_label(data, label)
+    if not data:
+        raise WireError("a packet is empty", "empty")
+    if fmt.keyring:
+        data = fmt.keyring.open(data, label)
+    kind = data[0]
+    if kind not in _LAYERS:
+        return Opened((data,), 0)
+    if kind == MessageType.LABEL:
+        raise WireError("a packet has a label and none is configured", "label")
+    if kind == MessageType.CHECKSUM and len(data) >= CHECKSUM_LENGTH:
+        data = _without_checksum(data)
+    pending = PendingPacket(data)
+    return pending.step(budget) or pending
+
+
+def _without_label(data: bytes, label: bytes) -> bytes:
+    header = label_header(label)
+    if not data.startswith(header):
+        raise WireError("a packet has another label than the configured one, or none", "label")
+    return data[len(header) :]
+
+
+def _without_checksum(data: bytes) -> bytes:
+    claimed = _CHECKSUM_HEADER.unpack_from(data)[1]
+    inner = data[CHECKSUM_LENGTH:]
+    if crc32(inner) != claimed:
+        raise WireError("a packet's checksum does not fit", "checksum")
+    if not inner:
+        raise WireError("a packet has a checksum of nothing", "empty")
+    return inner
+
+
+def open_compress(message: bytes, limit: int) -> lzw.Decompressor:
+    """A decompressor for the content of a compress message, type byte included. Raises `WireError` of kind `compress`."""
+    body = read_record(message[1:])
+    algorithm = uint(body.get(b"Algo"), U8_MAX)
+    if algorithm != _ALGORITHM_LZW:
+        raise WireError(f"compressed with the unknown algorithm {algorithm}", "compress")
+    return lzw.Decompressor(raw(body.get(b"Buf")), limit)
+
+
+class PendingPacket:
+    """A packet that is being opened: call `step` until it gives the messages."""
+
+    __slots__ = ("_compressed", "_decompressor", "_depth", "_parts", "_stack", "_truncated")
+
+    def __init__(self, message: bytes) -> None:
+        # What is still to be opened, the next at the end, each with the number of compounds around it.
+        self._stack: list[tuple[bytes, int]] = [(message, 0)]
+        self._parts: list[bytes] = []
+        self._truncated = 0
+        self._compressed = False
+        self._decompressor: lzw.Decompressor | None = None
+        self._depth = 0
+
+    def step(self, budget: int) -> Opened | None:
+        """Go on until about `budget` more bytes are decompressed; None while work is left. Raises `WireError`."""
+        while True:
+            if self._decompressor is not None:
+                if not self._decompressor.step(budget):
+                    return None
+                inner = self._decompressor.result()
+                self._decompressor = None
+                if not inner:
+                    raise WireError("a compressed message is empty", "empty")
+                self._stack.append((inner, self._depth))
+            if not self._stack:
+                return Opened(tuple(self._parts), self._truncated)
+            message, depth = self._stack.pop()
+            if message[0] == MessageType.COMPOUND:
+                self._open_compound(message, depth)
+            elif message[0] == MessageType.COMPRESS:
+                if self._compressed:
+                    raise WireError("a packet is compressed more than once", "compress")
+                self._compressed = True
+                self._depth = depth
+                self._decompressor = open_compress(message, MAX_DECOMPRESSED)
+            elif len(self._parts) < MAX_OPENED:
+                self._parts.append(message)
+            else:
+                self._truncated += 1
+
+    def _open_compound(self, message: bytes, depth: int) -> None:
+        if depth == MAX_DEPTH:
+            raise WireError(f"more than {MAX_DEPTH} compounds in each other", "compound")
+        if len(message) < 2:
+            raise WireError("a compound has no count", "compound")
+        count = message[1]
+        at = 2 + 2 * count
+        if len(message) < at:
+            raise WireError(f"a compound of {count} parts has {len(message)} bytes", "compound")
+        parts = []
+        for number, length in enumerate(struct.unpack_from(f">{count}H", message, 2)):
+            if at + length > len(message):
+                self._truncated += count - number
+                break
+            if length:
+                parts.append((message[at : at + length], depth + 1))
+            at += length
+        self._stack.extend(reversed(parts))

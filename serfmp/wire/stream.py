@@ -1,0 +1,274 @@
+"""Streams: one message each way over one TCP connection, without input or output here.
+
+Rules (spec wire.md 6 and 12.5):
+
+* From the outside in: label (written by the dialling side only), encrypted frame, compression, one message.
+* A reply carries no label, but when it is encrypted the label is authenticated all the same.
+* Nothing marks the end of a plaintext message: it ends where its own counts say, and must be found while bytes arrive.
+* `feed` takes what arrived and does a bounded amount of work at once; `step` goes on with what is left. After an error the stream is to
+  be closed; where the protocol wants the other side told, the error's `reply` holds the bytes.
+* Only failures of the outer layers are told, and only to a dialler; anything further in just ends the stream.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from serfmp.wire import lzw
+from serfmp.wire.errors import Kind, WireError
+from serfmp.wire.messages import Ack, ErrorReply, MessageType, Ping, User, decode_ack, decode_error, decode_ping, encode
+from serfmp.wire.msgpack_raw import read_record, record_length
+from serfmp.wire.packet import PacketFormat, compressed_if_shorter, label_bytes, label_header, open_compress
+from serfmp.wire.push_pull import MAX_NODES, MAX_USER, PushPullReader, claimed, encode_push_pull
+from serfmp.wire.stream_scan import MapScanner, MessageScanner
+
+__all__ = [
+    "MAX_NODES",
+    "MAX_USER",
+    "PushPullReader",
+    "StreamReader",
+    "decode_stream_message",
+    "encode_push_pull",
+    "seal_stream",
+]
+
+MAX_FRAME: Final = 20 << 20
+"""Longest encrypted frame, in bytes."""
+
+MAX_DECOMPRESSED: Final = 40 << 20
+"""Most bytes that a stream may decompress to."""
+
+MAX_RECEIVED: Final = 40 << 20
+"""Most bytes that are read from one connection: 20 MiB of user state and as much for the members."""
+
+COMPRESS_UP_TO: Final = 64 << 10
+"""Longer messages are sent as they are: compressing takes 8 ms per 64 KiB, and nothing else happens meanwhile."""
+
+WORK_PER_FEED: Final = 64 << 10
+"""Bytes that `feed` decompresses or looks through before it leaves the rest to `step`."""
+
+_FRAME_HEADER: Final = 5
+_INBOUND_TYPES: Final = frozenset({MessageType.PUSH_PULL, MessageType.PING, MessageType.USER})
+_REPLY_TYPES: Final = frozenset({MessageType.PUSH_PULL, MessageType.ACK, MessageType.ERROR})
+
+
+def seal_stream(message: bytes, fmt: PacketFormat, dialling: bool) -> bytes:
+    """What to send for one message: as the dialling side with its label, as the accepting side without."""
+    if fmt.compress and fmt.compress_over < len(message) <= COMPRESS_UP_TO:
+        message = compressed_if_shorter(message)
+    label = label_bytes(fmt.label)
+    if fmt.keyring:
+        length = len(message) + len(fmt.keyring.seal(b"", b""))
+        header = bytes((MessageType.ENCRYPT,)) + length.to_bytes(4, "big")
+        message = header + fmt.keyring.seal(message, header + label)
+    if label and dialling:
+        message = label_header(label) + message
+    return message
+
+
+def decode_stream_message(message: bytes) -> Ping | Ack | User | ErrorReply | PushPullReader:
+    """Decode a complete message of a stream, type byte included. Raises `WireError`."""
+    kind = message[0] if message else -1
+    if kind == MessageType.PUSH_PULL:
+        return PushPullReader(message)
+    if kind == MessageType.PING:
+        return decode_ping(message)
+    if kind == MessageType.ACK:
+        return decode_ack(message)
+    if kind == MessageType.ERROR:
+        return decode_error(message)
+    if kind == MessageType.USER:
+        start = 1 + record_length(memoryview(message)[1:])
+        length = claimed(read_record(memoryview(message)[1:start]), b"UserMsgLen", MAX_USER)
+        if len(message) < start + length:
+            raise WireError("a user message is shorter than its header says")
+        return User(message[start : start + length])
+    raise WireError(f"a stream holds a message of type {kind}", "type")
+
+
+class _Phase(Enum):
+    """What the reader waits for."""
+
+    LABEL = 0
+    FRAME = 1
+    ENCRYPTED = 2
+    LAYER = 3
+    COMPRESSED = 4
+    DECOMPRESSING = 5
+    MESSAGE = 6
+    DONE = 7
+
+
+class StreamReader:
+    """Reads the one message of a stream. `inbound`: the other side dialled, so it may send a label and be told of errors.
+
+    `message` is None until the message is complete; then it holds the message with its type byte, and all its lengths are true.
+    """
+
+    __slots__ = ("_buffer", "_compress", "_decompressor", "_fmt", "_inbound", "_label", "_phase", "_scanner", "_whole", "message")
+
+    def __init__(self, fmt: PacketFormat, inbound: bool) -> None:
+        self.message: bytes | None = None
+        self._fmt = fmt
+        self._inbound = inbound
+        self._label = label_bytes(fmt.label)
+        self._phase = _Phase.LABEL if inbound else _Phase.FRAME
+        self._buffer = bytearray()
+        self._whole = False
+        """Whether the buffer is all that will ever come, since it was opened from an outer layer."""
+        self._compress = MapScanner(MAX_RECEIVED)
+        self._decompressor: lzw.Decompressor | None = None
+        self._scanner = MessageScanner()
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes that arrived. Raises `WireError`; then the stream is to be closed, after sending its `reply` if there is one."""
+        if self._whole or self._phase is _Phase.DONE:
+            return
+        self._buffer += data
+        if len(self._buffer) > MAX_RECEIVED:
+            raise WireError(f"a stream brought more than {MAX_RECEIVED} bytes", "limit")
+        self.step(WORK_PER_FEED)
+
+    def step(self, budget: int) -> bool:
+        """Go on with about `budget` bytes of work; True while some is left that needs no more input. Raises `WireError`."""
+        while True:
+            match self._phase:
+                case _Phase.LABEL:
+                    if not self._take_label():
+                        return False
+                case _Phase.FRAME:
+                    if not self._begin_frame():
+                        return False
+                case _Phase.ENCRYPTED:
+                    if not self._open_frame():
+                        return False
+                case _Phase.LAYER:
+                    if not self._look_at_layer():
+                        return False
+                case _Phase.COMPRESSED:
+                    if not self._begin_decompression(budget):
+                        return self._compress.busy
+                case _Phase.DECOMPRESSING:
+                    if not self._decompress(budget):
+                        return True
+                case _Phase.MESSAGE:
+                    if not self._look_for_end(budget):
+                        return self._scanner.busy
+                case _Phase.DONE:
+                    return False
+
+    def _take_label(self) -> bool:
+        """Take the label off, which must be the configured one. Errors are not answered (wire.md 6)."""
+        buffer = self._buffer
+        if not self._label:
+            if buffer[:1] == bytes((MessageType.LABEL,)):
+                raise WireError("a stream has a label and none is configured", "label")
+        else:
+            header = label_header(self._label)
+            if not header.startswith(buffer[: len(header)]):
+                raise WireError("a stream has another label than the configured one, or none", "label")
+            if len(buffer) < len(header):
+                return False
+            del buffer[: len(header)]
+        if not buffer:
+            return False
+        self._phase = _Phase.FRAME
+        return True
+
+    def _begin_frame(self) -> bool:
+        """See from the first byte whether there is an encrypted frame, and whether there should be one."""
+        if not self._buffer:
+            return False
+        encrypted = self._buffer[0] == MessageType.ENCRYPT
+        if encrypted and not self._fmt.keyring:
+            raise self._told("the stream is encrypted and this agent has no key", "encrypt")
+        if self._fmt.keyring and not encrypted:
+            raise self._told("the stream is not encrypted and this agent demands it", "encrypt")
+        self._phase = _Phase.ENCRYPTED if encrypted else _Phase.LAYER
+        return True
+
+    def _open_frame(self) -> bool:
+        if len(self._buffer) < _FRAME_HEADER:
+            return False
+        header = bytes(self._buffer[:_FRAME_HEADER])
+        length = int.from_bytes(header[1:], "big")
+        if length > MAX_FRAME:
+            raise self._told(f"an encrypted frame of {length} bytes is over the limit of {MAX_FRAME}", "limit")
+        if len(self._buffer) < _FRAME_HEADER + length or self._fmt.keyring is None:
+            return False
+        try:
+            plaintext = self._fmt.keyring.open(bytes(self._buffer[_FRAME_HEADER : _FRAME_HEADER + length]), header + self._label)
+        except WireError as error:
+            raise self._told(str(error), error.kind) from None
+        self._replace(plaintext)
+        self._phase = _Phase.LAYER
+        return True
+
+    def _look_at_layer(self) -> bool:
+        if not self._buffer:
+            return False
+        if self._buffer[0] == MessageType.COMPRESS:
+            self._phase = _Phase.COMPRESSED
+        else:
+            self._begin_message()
+        return True
+
+    def _begin_decompression(self, budget: int) -> bool:
+        """Wait for the whole compress message. The answer to an error in it is the same as to one of decompression."""
+        try:
+            end = self._compress.scan(self._buffer, budget)
+            if end is None:
+                self._refuse_if_whole(self._compress.busy)
+                return False
+            self._decompressor = open_compress(bytes(self._buffer[:end]), MAX_DECOMPRESSED)
+        except WireError as error:
+            raise self._told(str(error), error.kind) from None
+        self._replace(b"")
+        self._phase = _Phase.DECOMPRESSING
+        return True
+
+    def _decompress(self, budget: int) -> bool:
+        decompressor = self._decompressor
+        assert decompressor is not None  # noqa: S101 - says so to the type checker
+        try:
+            if not decompressor.step(budget):
+                return False
+        except WireError as error:
+            raise self._told(str(error), error.kind) from None
+        self._decompressor = None
+        self._replace(decompressor.result())
+        if not self._buffer:
+            raise self._told("the decompressed message is empty", "empty")
+        self._begin_message()
+        return True
+
+    def _begin_message(self) -> None:
+        kind = self._buffer[0]
+        if kind not in (_INBOUND_TYPES if self._inbound else _REPLY_TYPES):
+            raise WireError(f"a stream holds a message of type {kind}", "type")
+        self._phase = _Phase.MESSAGE
+
+    def _look_for_end(self, budget: int) -> bool:
+        end = self._scanner.scan(self._buffer, budget)
+        if end is None:
+            self._refuse_if_whole(self._scanner.busy)
+            return False
+        self.message = bytes(self._buffer[:end])
+        self._buffer = bytearray()
+        self._phase = _Phase.DONE
+        return True
+
+    def _refuse_if_whole(self, busy: bool) -> None:
+        if self._whole and not busy:
+            raise WireError("the message inside a stream's outer layer is cut short")
+
+    def _replace(self, content: bytes) -> None:
+        """Go on with the content of an outer layer; what came behind that layer is ignored."""
+        self._buffer = bytearray(content)
+        self._whole = True
+
+    def _told(self, text: str, kind: Kind) -> WireError:
+        """An error that a dialler is told (wire.md 3.8)."""
+        reply = seal_stream(encode(ErrorReply(text)), self._fmt, dialling=False) if self._inbound else None
+        return WireError(text, kind, reply)
