@@ -20,13 +20,13 @@ import stat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from serfmp.bus.endpoints import PATH_LIMIT
+from serfmp.bus.endpoints import PATH_LIMIT, Endpoints
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:
     from serfmp.agent.config import AgentConfig
 
-_LONGEST_SOCKET: Final = len("/bus/detector-consumers.4294967295")
+_LONGEST_SOCKET: Final = len("/bus/consumers.4294967295")
 
 
 def base_directory(config: AgentConfig) -> Path:
@@ -52,6 +52,7 @@ class RuntimeDirectory:
             name = digest
         self.path = base / name
         self.bus = self.path / "bus"
+        Endpoints(str(self.bus))  # refuses a path that is too long
         try:
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
             for directory in (self.path, self.bus):

@@ -122,7 +122,8 @@ def advertised_address(bound_host: str, advertise_host: str) -> bytes:
                     return b"\x00" * 10 + b"\xff\xff" + found.packed
     raise UserError(
         "Failed to start the Serf agent: Error creating Serf: Failed to create memberlist: "
-        "Failed to get final advertise address: No private IP address found, and explicit IP not provided; name one with -bind or -advertise"
+        "Failed to get final advertise address: No private IP address found, "
+        "and explicit IP not provided; name one with -bind or -advertise"
     )
 
 

@@ -43,7 +43,7 @@ class Endpoints:
     directory: str
 
     def __post_init__(self) -> None:
-        if len(self._path("detector-consumers.4294967295").encode()) > PATH_LIMIT:
+        if len(self._path("consumers.4294967295").encode()) > PATH_LIMIT:
             raise UserError(
                 f"the runtime directory '{self.directory}' is too long for unix sockets ({PATH_LIMIT} bytes in all); "
                 "choose a shorter one with -runtime-dir"
@@ -54,19 +54,19 @@ class Endpoints:
 
     def packets(self, generation: int) -> str:
         """PULL of this generation of the detector: what the network brought."""
-        return f"ipc://{self._path('detector-packets')}.{generation}"
+        return f"ipc://{self._path('packets')}.{generation}"
 
     def network(self, generation: int) -> str:
         """PUSH of this generation of the detector: what the network shall carry."""
-        return f"ipc://{self._path('detector-network')}.{generation}"
+        return f"ipc://{self._path('network')}.{generation}"
 
     def consumers(self, generation: int) -> str:
         """ROUTER of this generation of the detector for rpc and dispatcher."""
-        return f"ipc://{self._path('detector-consumers')}.{generation}"
+        return f"ipc://{self._path('consumers')}.{generation}"
 
     def remove_older(self, generation: int) -> None:
         """Take away what a killed detector left behind."""
-        for name in ("detector-packets", "detector-network", "detector-consumers"):
+        for name in ("packets", "network", "consumers"):
             for path in Path(self.directory).glob(f"{name}.*"):
                 if path.suffix != f".{generation}":
                     path.unlink(missing_ok=True)
@@ -74,7 +74,7 @@ class Endpoints:
     @property
     def workers(self) -> str:
         """ROUTER of the dispatcher for the workers."""
-        return f"ipc://{self._path('dispatcher-workers')}"
+        return f"ipc://{self._path('workers')}"
 
 
 def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, *, hwm: int) -> zmq.Socket[bytes]:

@@ -1,7 +1,7 @@
 """The detector process: the core, its clock, its journal, its sockets.
 
-Nothing here blocks: no disk, no name service, no log pipe. A turn: take what gossip and the consumers sent, look whether the process was frozen, fire the timers, then carry out
-the effects: first the journal, then everything else. Two rules guard others against our own slowness:
+Nothing here blocks: no disk, no name service, no log pipe. A turn: take what gossip and the consumers sent, look whether
+the process was frozen, fire the timers, then carry out the effects: first the journal, then everything else. Two rules guard others against our own slowness:
 
 * **No blame without a fence.** Before a timer that accuses somebody may fire, a token goes through the gossip process
   and comes back behind everything that had reached this host. So an ack that waits in a buffer always beats the

@@ -30,6 +30,8 @@ from serfmp.wire.errors import WireError
 from serfmp.wire.packet import Opened, PacketFormat, PendingPacket, open_packet, seal_packet
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from serfmp.agent.child import Child
 
 DRAIN_PACKETS: Final = 64
@@ -270,7 +272,7 @@ class Gossip:
             case frames.NameResolve(token, host, port):
                 self._resolver.resolve(token, host, port)
 
-    def _transmit(self, host: str, port: int, checksum: bool, token: int, parts: list[bytes]) -> None:
+    def _transmit(self, host: str, port: int, checksum: bool, token: int, parts: Sequence[bytes]) -> None:
         for datagram in seal_packet(parts, checksum, self._format):
             try:
                 self.counters["memberlist.udp.sent"] += self._udp.sendto(datagram, (host, port))

@@ -2,8 +2,8 @@
 
 Rules:
 
-* On the wire an address is 4 bytes (IPv4) or 16 (IPv6, or IPv4 mapped into IPv6). Agents compare these bytes as they stand, so they
-  are kept and gossiped exactly as received (spec wire.md 3.6); text is made only to connect and to show.
+* On the wire an address is 4 bytes (IPv4) or 16 (IPv6, or IPv4 mapped into IPv6). Agents compare these bytes as they
+  stand, so they are kept and gossiped exactly as received (spec wire.md 3.6); text is made only to connect and to show.
 * Both forms of an IPv4 address give the same text.
 * Link-local zones do not travel: they mean nothing to another host.
 """
@@ -23,18 +23,18 @@ MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
 """The first 12 bytes of an IPv4 address mapped into IPv6."""
 
 _CACHED: Final = 16384
-"""How many addresses are remembered: more than a large cluster has, and few enough that strangers cannot fill the memory."""
+"""How many addresses are remembered: more than a large cluster has, too few for strangers to fill the memory with."""
 
 
 @lru_cache(maxsize=_CACHED)
 def to_text(addr: bytes) -> str:
     """The text of a raw address of 4 or 16 bytes; `WireError` for any other length."""
     if len(addr) == V4_LENGTH:
-        return "%d.%d.%d.%d" % tuple(addr)
+        return ".".join(map(str, addr))
     if len(addr) != V6_LENGTH:
         raise WireError(f"an address has {len(addr)} bytes instead of 4 or 16", "address")
     if addr.startswith(MAPPED_PREFIX):
-        return "%d.%d.%d.%d" % tuple(addr[12:])
+        return ".".join(map(str, addr[12:]))
     return str(IPv6Address(addr))
 
 

@@ -3,8 +3,8 @@
 Rules (spec wire.md 8):
 
 * One version byte and one map. Another version is an error of its own text, because the ack itself still counts.
-* Decoding checks the form only. Whether a coordinate can be used (its dimension, NaN, infinities) is for whoever does arithmetic with
-  it: `fault` says.
+* Decoding checks the form only. Whether a coordinate can be used (its dimension, NaN, infinities) is for whoever does
+  arithmetic with it: `fault` says.
 * Seconds, except `error`, which has no unit.
 """
 
@@ -40,24 +40,31 @@ class Coordinate:
         """Why this coordinate cannot be used; empty if it can."""
         if len(self.vec) != dimensions:
             return f"{len(self.vec)} dimensions instead of {dimensions}"
-        if not (isfinite(self.error) and isfinite(self.adjustment) and isfinite(self.height) and all(map(isfinite, self.vec))):
+        if not (
+            isfinite(self.error)
+            and isfinite(self.adjustment)
+            and isfinite(self.height)
+            and all(map(isfinite, self.vec))
+        ):
             return "not a finite number"
         return ""
 
 
 def encode_ack_payload(coordinate: Coordinate) -> bytes:
     """The payload of an ack that carries this coordinate."""
-    return b"".join((
-        b"\x01\x84\xaaAdjustment",
-        put_real(coordinate.adjustment),
-        b"\xa5Error",
-        put_real(coordinate.error),
-        b"\xa6Height",
-        put_real(coordinate.height),
-        b"\xa3Vec",
-        put_array_header(len(coordinate.vec)),
-        *map(put_real, coordinate.vec),
-    ))
+    return b"".join(
+        (
+            b"\x01\x84\xaaAdjustment",
+            put_real(coordinate.adjustment),
+            b"\xa5Error",
+            put_real(coordinate.error),
+            b"\xa6Height",
+            put_real(coordinate.height),
+            b"\xa3Vec",
+            put_array_header(len(coordinate.vec)),
+            *map(put_real, coordinate.vec),
+        )
+    )
 
 
 def decode_ack_payload(payload: bytes) -> Coordinate:

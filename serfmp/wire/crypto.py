@@ -2,10 +2,10 @@
 
 Rules (spec wire.md 5):
 
-* AES-GCM with keys of 16, 24 or 32 bytes; a blob is a version byte, a nonce of 12 bytes, the ciphertext and a tag of 16 bytes. The
-  version byte is authenticated by nothing.
-* Version 1 seals the plaintext as it is and is what we write. Version 0 pads it first and is only read; all of its padding is checked,
-  because peers that do not check can be killed.
+* AES-GCM with keys of 16, 24 or 32 bytes; a blob is a version byte, a nonce of 12 bytes, the ciphertext and a tag of 16
+  bytes. The version byte is authenticated by nothing.
+* Version 1 seals the plaintext as it is and is what we write. Version 0 pads it first and is only read; all of its
+  padding is checked, because peers that do not check can be killed.
 * The first key is the primary: it seals. Opening tries all keys in order.
 * An authentic but empty plaintext is refused: nothing may be empty inside.
 * The library is imported when the first key exists, not before: it costs 11 MB.

@@ -3,8 +3,8 @@
 Rules (spec wire.md 10.5):
 
 * A filter is one type byte and a body. All filters of a query must match.
-* What cannot be decoded does not match. An empty filter is also never to be passed on, because it kills peers; test for that on the
-  bytes, before decoding.
+* What cannot be decoded does not match. An empty filter is also never to be passed on, because it kills peers; test for
+  that on the bytes, before decoding.
 * Expressions are RE2 text, searched unanchored; compiling them is left to whoever matches.
 """
 

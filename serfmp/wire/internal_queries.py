@@ -65,54 +65,62 @@ class KeyResponse:
 
 
 def encode_conflict_response(message: ConflictResponse) -> bytes:
+    """The answer to a conflict query; an empty name is written as a body of nil."""
     if not message.name:
         return b"\x06" + NIL
     low, high, current, serf_low, serf_high, serf_current = map(put_uint, message.versions)
-    return b"".join((
-        b"\x06\x8b\xa4Addr",
-        put_raw(message.address),
-        b"\xabDelegateCur",
-        serf_current,
-        b"\xabDelegateMax",
-        serf_high,
-        b"\xabDelegateMin",
-        serf_low,
-        b"\xa4Name",
-        put_text(message.name),
-        b"\xa4Port",
-        put_uint(message.port),
-        b"\xabProtocolCur",
-        current,
-        b"\xabProtocolMax",
-        high,
-        b"\xabProtocolMin",
-        low,
-        b"\xa6Status",
-        put_sint(message.status),
-        b"\xa4Tags",
-        put_map_header(len(message.tags)),
-        *(put_text(key) + put_text(value) for key, value in sorted(message.tags.items())),
-    ))
+    return b"".join(
+        (
+            b"\x06\x8b\xa4Addr",
+            put_raw(message.address),
+            b"\xabDelegateCur",
+            serf_current,
+            b"\xabDelegateMax",
+            serf_high,
+            b"\xabDelegateMin",
+            serf_low,
+            b"\xa4Name",
+            put_text(message.name),
+            b"\xa4Port",
+            put_uint(message.port),
+            b"\xabProtocolCur",
+            current,
+            b"\xabProtocolMax",
+            high,
+            b"\xabProtocolMin",
+            low,
+            b"\xa6Status",
+            put_sint(message.status),
+            b"\xa4Tags",
+            put_map_header(len(message.tags)),
+            *(put_text(key) + put_text(value) for key, value in sorted(message.tags.items())),
+        )
+    )
 
 
 def encode_key_request(message: KeyRequest) -> bytes:
+    """The payload of a key query."""
     return b"\x07\x81\xa3Key" + put_raw(message.key)
 
 
 def encode_key_response(message: KeyResponse) -> bytes:
-    return b"".join((
-        b"\x08\x84\xa4Keys",
-        put_texts(message.keys) if message.keys else NIL,
-        b"\xa7Message",
-        put_text(message.message),
-        b"\xaaPrimaryKey",
-        put_text(message.primary_key),
-        b"\xa6Result",
-        put_flag(message.result),
-    ))
+    """The answer to a key query."""
+    return b"".join(
+        (
+            b"\x08\x84\xa4Keys",
+            put_texts(message.keys) if message.keys else NIL,
+            b"\xa7Message",
+            put_text(message.message),
+            b"\xaaPrimaryKey",
+            put_text(message.primary_key),
+            b"\xa6Result",
+            put_flag(message.result),
+        )
+    )
 
 
 def decode_conflict_response(data: bytes) -> ConflictResponse:
+    """Decode the answer to a conflict query, type byte included. Raises `WireError`."""
     body = read_record(data[1:])
     get = body.get
     return ConflictResponse(
@@ -133,10 +141,12 @@ def decode_conflict_response(data: bytes) -> ConflictResponse:
 
 
 def decode_key_request(data: bytes) -> KeyRequest:
+    """Decode the payload of a key query, type byte included. Raises `WireError`."""
     return KeyRequest(raw(read_record(data[1:]).get(b"Key")))
 
 
 def decode_key_response(data: bytes) -> KeyResponse:
+    """Decode the answer to a key query, type byte included. Raises `WireError`."""
     get = read_record(data[1:]).get
     return KeyResponse(
         result=flag(get(b"Result")),

@@ -2,11 +2,13 @@
 
 Rules (spec wire.md 4.5):
 
-* Codes are packed with the lowest bit first; literals have 8 bits, 256 clears the table, 257 ends; widths go from 9 to 12 bits.
-* The width grows when the next free code needs it, not one code earlier as TIFF does. The writer clears when 4095 would be used.
+* Codes are packed with the lowest bit first; literals have 8 bits, 256 clears the table, 257 ends; widths go from 9 to
+  12 bits.
+* The width grows when the next free code needs it, not one code earlier as TIFF does. The writer clears when 4095 would
+  be used.
 * The end code is required; what follows it is ignored.
-* A short input can stand for a huge output (about 1 : 2500), so a decompressor has a limit, and works in steps: `budget` bounds the
-  output of one step, and a clear, which gives no output, costs some of it too.
+* A short input can stand for a huge output (about 1 : 2500), so a decompressor has a limit, and works in steps:
+  `budget` bounds the output of one step, and a clear, which gives no output, costs some of it too.
 """
 
 from __future__ import annotations

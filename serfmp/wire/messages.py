@@ -4,10 +4,12 @@ Rules (spec wire.md 1 and 3):
 
 * A message is one type byte and one body. `encode` gives both; decoding takes both.
 * Fields are in range when a message exists: decoding enforces types and widths, so the core never checks them again.
-* An `Alive` that no agent could use (no name, an address that is none, metadata over the limit, versions that are missing or
-  contradict themselves) is refused here, with the broken rule as the error's kind, so that it is never gossiped on (wire.md 12.6).
+* An `Alive` that no agent could use (no name, an address that is none, metadata over the limit, versions that are
+  missing or contradict themselves) is refused here, with the broken rule as the error's kind, so that it is never
+  gossiped on (wire.md 12.6).
 * Addresses, metadata and versions are kept byte for byte, because peers compare them so.
-* Ping and Ack are the hot path: their encoders put cached pieces together, and their decoders read fields without helpers.
+* Ping and Ack are the hot path: their encoders put cached pieces together, and their decoders read fields without
+  helpers.
 """
 
 from __future__ import annotations
@@ -165,7 +167,7 @@ class PushPullNode:
 Message = Ping | IndirectPing | Ack | Nack | Suspect | Dead | Alive | User | ErrorReply
 
 
-# --- encoding ----------------------------------------------------------------------------------------------------------------
+# --- encoding ---------------------------------------------------------------------------------------------------------
 
 _CACHED: Final = 1024
 
@@ -201,20 +203,22 @@ def _encode_ping(message: Ping) -> bytes:
 
 def _encode_indirect_ping(message: IndirectPing) -> bytes:
     count, pairs = _source_fields(message.source_address, message.source_port, message.source_node)
-    return b"".join((
-        bytes((MessageType.INDIRECT_PING, 0x85 + count)),
-        b"\xa4Nack",
-        put_flag(message.nack),
-        b"\xa4Node",
-        put_text(message.node),
-        b"\xa4Port",
-        put_uint(message.port),
-        b"\xa5SeqNo",
-        put_uint(message.sequence),
-        pairs,
-        b"\xa6Target",
-        put_raw(message.target),
-    ))
+    return b"".join(
+        (
+            bytes((MessageType.INDIRECT_PING, 0x85 + count)),
+            b"\xa4Nack",
+            put_flag(message.nack),
+            b"\xa4Node",
+            put_text(message.node),
+            b"\xa4Port",
+            put_uint(message.port),
+            b"\xa5SeqNo",
+            put_uint(message.sequence),
+            pairs,
+            b"\xa6Target",
+            put_raw(message.target),
+        )
+    )
 
 
 def _encode_ack(message: Ack) -> bytes:
@@ -227,33 +231,39 @@ def _encode_nack(message: Nack) -> bytes:
 
 
 def _encode_accusation(message: Suspect | Dead) -> bytes:
-    return b"".join((
-        b"\x03\x83\xa4From" if type(message) is Suspect else b"\x05\x83\xa4From",
-        put_text(message.sender),
-        b"\xabIncarnation",
-        put_uint(message.incarnation),
-        b"\xa4Node",
-        put_text(message.node),
-    ))
+    return b"".join(
+        (
+            b"\x03\x83\xa4From" if type(message) is Suspect else b"\x05\x83\xa4From",
+            put_text(message.sender),
+            b"\xabIncarnation",
+            put_uint(message.incarnation),
+            b"\xa4Node",
+            put_text(message.node),
+        )
+    )
 
 
 def _encode_alive(message: Alive) -> bytes:
     if len(message.versions) != VERSIONS_LENGTH:
-        raise InternalError(f"the versions of {message.node!r} are {len(message.versions)} bytes, which can kill old peers")
-    return b"".join((
-        b"\x04\x86\xa4Addr",
-        put_raw(message.address),
-        b"\xabIncarnation",
-        put_uint(message.incarnation),
-        b"\xa4Meta",
-        put_raw(message.meta),
-        b"\xa4Node",
-        put_text(message.node),
-        b"\xa4Port",
-        put_uint(message.port),
-        b"\xa3Vsn",
-        put_raw(message.versions),
-    ))
+        raise InternalError(
+            f"the versions of {message.node!r} are {len(message.versions)} bytes, which can kill old peers"
+        )
+    return b"".join(
+        (
+            b"\x04\x86\xa4Addr",
+            put_raw(message.address),
+            b"\xabIncarnation",
+            put_uint(message.incarnation),
+            b"\xa4Meta",
+            put_raw(message.meta),
+            b"\xa4Node",
+            put_text(message.node),
+            b"\xa4Port",
+            put_uint(message.port),
+            b"\xa3Vsn",
+            put_raw(message.versions),
+        )
+    )
 
 
 def _encode_user(message: User) -> bytes:
@@ -270,22 +280,24 @@ def encode_push_pull_node(node: PushPullNode) -> bytes:
     """One node map of a push/pull; it has no type byte of its own."""
     if len(node.versions) != VERSIONS_LENGTH:
         raise InternalError(f"the versions of {node.name!r} are {len(node.versions)} bytes, which can kill old peers")
-    return b"".join((
-        b"\x87\xa4Addr",
-        put_raw(node.address),
-        b"\xabIncarnation",
-        put_uint(node.incarnation),
-        b"\xa4Meta",
-        put_raw(node.meta),
-        b"\xa4Name",
-        put_text(node.name),
-        b"\xa4Port",
-        put_uint(node.port),
-        b"\xa5State",
-        put_sint(node.state),
-        b"\xa3Vsn",
-        put_raw(node.versions),
-    ))
+    return b"".join(
+        (
+            b"\x87\xa4Addr",
+            put_raw(node.address),
+            b"\xabIncarnation",
+            put_uint(node.incarnation),
+            b"\xa4Meta",
+            put_raw(node.meta),
+            b"\xa4Name",
+            put_text(node.name),
+            b"\xa4Port",
+            put_uint(node.port),
+            b"\xa5State",
+            put_sint(node.state),
+            b"\xa3Vsn",
+            put_raw(node.versions),
+        )
+    )
 
 
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
@@ -301,7 +313,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
 }
 
 
-# --- decoding ----------------------------------------------------------------------------------------------------------------
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def decode_packet_message(data: bytes) -> Message:

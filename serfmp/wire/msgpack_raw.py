@@ -2,11 +2,12 @@
 
 Rules (spec wire.md 2):
 
-* Emitted: raw strings only, never bin, str8 or ext (old peers drop them); shortest unsigned integers; keys in ascending order.
-* Accepted: every width of every integer and string that fits the field, nil as the zero value of any field, unknown fields of any
-  value, keys in any order, the last of repeated keys. Bytes after the value are ignored.
-* A claimed length or count reserves no memory: arrays are bounded before they are built, text is cut from bytes that are there, and
-  nesting is bounded by the parser's own stack of 1024.
+* Emitted: raw strings only, never bin, str8 or ext (old peers drop them); shortest unsigned integers; keys in ascending
+  order.
+* Accepted: every width of every integer and string that fits the field, nil as the zero value of any field, unknown
+  fields of any value, keys in any order, the last of repeated keys. Bytes after the value are ignored.
+* A claimed length or count reserves no memory: arrays are bounded before they are built, text is cut from bytes that
+  are there, and nesting is bounded by the parser's own stack of 1024.
 * Text is UTF-8; bytes that are not survive a round trip as surrogate escapes.
 """
 
@@ -26,7 +27,7 @@ Record = dict[bytes, Any]
 """A decoded body: field name to a value that is not yet checked."""
 
 MAX_ARRAY: Final = 4096
-"""Longest array inside a record. The parser reserves eight bytes per claimed element at each level of nesting, so it must be small."""
+"""Longest array inside a record. The parser reserves eight bytes per claimed element at each level of nesting."""
 
 MAX_ODD_FIELDS: Final = 256
 """Most fields of a record that the fast parser refuses. Real records have at most eleven."""
@@ -53,7 +54,7 @@ class _Unreadable:
 _UNREADABLE: Final = _Unreadable()
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read_record(data: bytes | memoryview) -> Record:
@@ -72,7 +73,7 @@ def read_record(data: bytes | memoryview) -> Record:
 
 
 def _read_odd_record(data: bytes | memoryview) -> Record:
-    """The same, field by field, so that an unknown field may hold what the fast parser refuses (odd keys, ext, long arrays)."""
+    """The same, field by field: an unknown field may hold what the fast parser refuses (odd keys, ext, long arrays)."""
     body: Record = {}
     for key, (start, end) in read_extents(data).items():
         try:
@@ -230,7 +231,7 @@ def _wrong(value: Any, wanted: str) -> WireError:
     return WireError(f"a field should be {wanted} and is {shown}", "field")
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 _SMALL: Final = tuple(bytes((number,)) for number in range(128))
 _U8: Final = struct.Struct(">BB").pack

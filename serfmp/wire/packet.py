@@ -3,12 +3,12 @@
 Rules (spec wire.md 1.1 and 4):
 
 * From the outside in: label, encryption, checksum, compression, compound, messages; each is optional except the last.
-* Label, encryption and checksum are honoured once, in this order, outermost only. One compression and a few compounds in each other are
-  followed; no agent nests deeper. All of it is done in a loop, so depth costs no stack.
-* A part that is empty is skipped when read and never written, because it kills old peers. A part that overruns ends its compound: the
-  parts before it count, the rest is `truncated`.
-* What is decompressed is bounded in size, and in time by stepping: `open_packet` gives the work back as a `PendingPacket` when its
-  budget is used up.
+* Label, encryption and checksum are honoured once, in this order, outermost only. One compression and a few compounds
+  in each other are followed; no agent nests deeper. All of it is done in a loop, so depth costs no stack.
+* A part that is empty is skipped when read and never written, because it kills old peers. A part that overruns ends its
+  compound: the parts before it count, the rest is `truncated`.
+* What is decompressed is bounded in size, and in time by stepping: `open_packet` gives the work back as a
+  `PendingPacket` when its budget is used up.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def label_bytes(label: str) -> bytes:
     return label.encode("utf-8", "surrogateescape")
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def seal_packet(parts: Sequence[bytes], checksum: bool, fmt: PacketFormat) -> list[bytes]:
@@ -124,7 +124,7 @@ def label_header(label: bytes) -> bytes:
     return bytes((MessageType.LABEL, len(label))) + label
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def open_packet(data: bytes, fmt: PacketFormat, budget: int = lzw.STEP) -> Opened | PendingPacket:
@@ -165,7 +165,7 @@ def _without_checksum(data: bytes) -> bytes:
 
 
 def open_compress(message: bytes, limit: int) -> lzw.Decompressor:
-    """A decompressor for the content of a compress message, type byte included. Raises `WireError` of kind `compress`."""
+    """A decompressor for the content of a compress message, type byte included. Raises `WireError`."""
     body = read_record(message[1:])
     algorithm = uint(body.get(b"Algo"), U8_MAX)
     if algorithm != _ALGORITHM_LZW:

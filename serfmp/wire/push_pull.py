@@ -2,8 +2,8 @@
 
 Rules (spec wire.md 6.3):
 
-* A header map, then one map per member back to back, then the raw user state. The header claims both lengths; both are bounded, and
-  nothing is reserved by a claim.
+* A header map, then one map per member back to back, then the raw user state. The header claims both lengths; both are
+  bounded, and nothing is reserved by a claim.
 * A member list can have ten thousand entries, so it is read in portions: `take` decodes the next few.
 * One bad entry does not spoil the exchange: it is skipped and counted. An entry in an unknown state is treated alike.
 """
@@ -45,20 +45,22 @@ _LAST_STATE: Final = 3
 def encode_push_pull(join: bool, nodes: Iterable[PushPullNode], user_state: bytes) -> bytes:
     """A push/pull message with its type byte."""
     entries = [encode_push_pull_node(node) for node in nodes]
-    return b"".join((
-        b"\x06\x83\xa4Join",
-        put_flag(join),
-        b"\xa5Nodes",
-        put_uint(len(entries)),
-        b"\xacUserStateLen",
-        put_uint(len(user_state)),
-        *entries,
-        user_state,
-    ))
+    return b"".join(
+        (
+            b"\x06\x83\xa4Join",
+            put_flag(join),
+            b"\xa5Nodes",
+            put_uint(len(entries)),
+            b"\xacUserStateLen",
+            put_uint(len(user_state)),
+            *entries,
+            user_state,
+        )
+    )
 
 
 def claimed_counts(header: Record) -> tuple[int, int]:
-    """Members and bytes of user state that a push/pull header claims. `WireError` of kind `limit` outside the limits."""
+    """How many members and bytes of user state a header claims. `WireError` of kind `limit` outside the limits."""
     return claimed(header, b"Nodes", MAX_NODES), claimed(header, b"UserStateLen", MAX_USER)
 
 

@@ -2,11 +2,11 @@
 
 Rules (spec wire.md 10):
 
-* One type byte and one body, inside a user message of the gossip layer. Serf messages are gossiped on byte for byte as received:
-  whoever keeps one keeps the bytes, not what was decoded.
+* One type byte and one body, inside a user message of the gossip layer. Serf messages are gossiped on byte for byte as
+  received: whoever keeps one keeps the bytes, not what was decoded.
 * Lamport times are 64 bits wide. The highest is refused: whoever witnessed it would wrap its clock (wire.md 12.7).
-* Filters are checked when they are decoded, one by one: a query with a filter that nobody understands is still gossiped, one with an
-  empty filter must not be (it kills peers).
+* Filters are checked when they are decoded, one by one: a query with a filter that nobody understands is still
+  gossiped, one with an empty filter must not be (it kills peers).
 * Byte fields that are empty are written as nil, as Serf does, except the key of a key request.
 """
 
@@ -126,7 +126,7 @@ class UserEvent:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question to every node that its filters match; answers go to `address` and `port` until `timeout_ns` has passed."""
+    """A question to the nodes that its filters match; answers go to `address` and `port` until `timeout_ns` is over."""
 
     ltime: int
     id: int
@@ -163,11 +163,20 @@ class Relay:
 
 
 SerfMessage = (
-    LeaveIntent | JoinIntent | UserEvent | Query | QueryResponse | Relay | ConflictResponse | KeyRequest | KeyResponse | PushPullState
+    LeaveIntent
+    | JoinIntent
+    | UserEvent
+    | Query
+    | QueryResponse
+    | Relay
+    | ConflictResponse
+    | KeyRequest
+    | KeyResponse
+    | PushPullState
 )
 
 
-# --- encoding ----------------------------------------------------------------------------------------------------------------
+# --- encoding ---------------------------------------------------------------------------------------------------------
 
 
 def encode_serf(message: SerfMessage) -> bytes:
@@ -176,14 +185,16 @@ def encode_serf(message: SerfMessage) -> bytes:
 
 
 def _encode_leave(message: LeaveIntent) -> bytes:
-    return b"".join((
-        b"\x00\x83\xa5LTime",
-        put_uint(message.ltime),
-        b"\xa4Node",
-        put_text(message.node),
-        b"\xa5Prune",
-        put_flag(message.prune),
-    ))
+    return b"".join(
+        (
+            b"\x00\x83\xa5LTime",
+            put_uint(message.ltime),
+            b"\xa4Node",
+            put_text(message.node),
+            b"\xa5Prune",
+            put_flag(message.prune),
+        )
+    )
 
 
 def _encode_join(message: JoinIntent) -> bytes:
@@ -191,75 +202,85 @@ def _encode_join(message: JoinIntent) -> bytes:
 
 
 def _encode_user_event(message: UserEvent) -> bytes:
-    return b"".join((
-        b"\x03\x84\xa2CC",
-        put_flag(message.coalesce),
-        b"\xa5LTime",
-        put_uint(message.ltime),
-        b"\xa4Name",
-        put_text(message.name),
-        b"\xa7Payload",
-        put_raw_or_nil(message.payload),
-    ))
+    return b"".join(
+        (
+            b"\x03\x84\xa2CC",
+            put_flag(message.coalesce),
+            b"\xa5LTime",
+            put_uint(message.ltime),
+            b"\xa4Name",
+            put_text(message.name),
+            b"\xa7Payload",
+            put_raw_or_nil(message.payload),
+        )
+    )
 
 
 def _encode_query(message: Query) -> bytes:
     if not all(message.filters):
         raise InternalError("an empty filter would kill peers")
-    filters = put_array_header(len(message.filters)) + b"".join(map(put_raw, message.filters)) if message.filters else NIL
-    return b"".join((
-        b"\x04\x8b\xa4Addr",
-        put_raw(message.address),
-        b"\xa7Filters",
-        filters,
-        b"\xa5Flags",
-        put_uint(message.flags),
-        b"\xa2ID",
-        put_uint(message.id),
-        b"\xa5LTime",
-        put_uint(message.ltime),
-        b"\xa4Name",
-        put_text(message.name),
-        b"\xa7Payload",
-        put_raw_or_nil(message.payload),
-        b"\xa4Port",
-        put_uint(message.port),
-        b"\xabRelayFactor",
-        put_uint(message.relay_factor),
-        b"\xaaSourceNode",
-        put_text(message.source_node),
-        b"\xa7Timeout",
-        put_sint(message.timeout_ns),
-    ))
+    filters = (
+        put_array_header(len(message.filters)) + b"".join(map(put_raw, message.filters)) if message.filters else NIL
+    )
+    return b"".join(
+        (
+            b"\x04\x8b\xa4Addr",
+            put_raw(message.address),
+            b"\xa7Filters",
+            filters,
+            b"\xa5Flags",
+            put_uint(message.flags),
+            b"\xa2ID",
+            put_uint(message.id),
+            b"\xa5LTime",
+            put_uint(message.ltime),
+            b"\xa4Name",
+            put_text(message.name),
+            b"\xa7Payload",
+            put_raw_or_nil(message.payload),
+            b"\xa4Port",
+            put_uint(message.port),
+            b"\xabRelayFactor",
+            put_uint(message.relay_factor),
+            b"\xaaSourceNode",
+            put_text(message.source_node),
+            b"\xa7Timeout",
+            put_sint(message.timeout_ns),
+        )
+    )
 
 
 def _encode_query_response(message: QueryResponse) -> bytes:
-    return b"".join((
-        b"\x05\x85\xa5Flags",
-        put_uint(message.flags),
-        b"\xa4From",
-        put_text(message.sender),
-        b"\xa2ID",
-        put_uint(message.id),
-        b"\xa5LTime",
-        put_uint(message.ltime),
-        b"\xa7Payload",
-        put_raw_or_nil(message.payload),
-    ))
+    return b"".join(
+        (
+            b"\x05\x85\xa5Flags",
+            put_uint(message.flags),
+            b"\xa4From",
+            put_text(message.sender),
+            b"\xa2ID",
+            put_uint(message.id),
+            b"\xa5LTime",
+            put_uint(message.ltime),
+            b"\xa7Payload",
+            put_raw_or_nil(message.payload),
+        )
+    )
 
 
 def _encode_relay(message: Relay) -> bytes:
     if not message.inner:
         raise InternalError("a relay without a message inside would become an empty user message")
-    return b"".join((
-        b"\x09\x82\xa8DestAddr\x83\xa2IP",
-        put_raw(message.address),
-        b"\xa4Port",
-        put_uint(message.port),
-        b"\xa4Zone\xa0\xa8DestName",
-        put_text(message.node),
-        message.inner,
-    ))
+    return b"".join(
+        (
+            b"\x09\x82\xa8DestAddr\x83\xa2IP",
+            put_raw(message.address),
+            b"\xa4Port",
+            put_uint(message.port),
+            b"\xa4Zone\xa0\xa8DestName",
+            put_text(message.node),
+            message.inner,
+        )
+    )
 
 
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
@@ -276,7 +297,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
 }
 
 
-# --- decoding ----------------------------------------------------------------------------------------------------------------
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def decode_serf(data: bytes) -> SerfMessage:

@@ -2,9 +2,11 @@
 
 Rules (spec wire.md 10.3):
 
-* The event ring may come with empty slots; only the filled ones are given, since a slot's place follows from its Lamport time.
+* The event ring may come with empty slots; only the filled ones are given, since a slot's place follows from its
+  Lamport time.
 * Ours is written without empty slots, which every agent accepts.
-* The lists can be long and are a stranger's: each is walked element by element, counted against a limit, never built by its claim.
+* The lists can be long and are a stranger's: each is walked element by element, counted against a limit, never built by
+  its claim.
 """
 
 from __future__ import annotations
@@ -69,27 +71,33 @@ class PushPullState:
 
 def encode_push_pull_state(state: PushPullState) -> bytes:
     """The state with its Serf type byte."""
-    return b"".join((
-        b"\x02\x86\xaaEventLTime",
-        put_uint(state.event_ltime),
-        b"\xa6Events",
-        put_array_header(len(state.events)),
-        *map(_put_slot, state.events),
-        b"\xa5LTime",
-        put_uint(state.ltime),
-        b"\xabLeftMembers",
-        put_texts(state.left_members),
-        b"\xabQueryLTime",
-        put_uint(state.query_ltime),
-        b"\xacStatusLTimes",
-        put_map_header(len(state.status_ltimes)),
-        *(put_text(name) + put_uint(time) for name, time in sorted(state.status_ltimes.items())),
-    ))
+    return b"".join(
+        (
+            b"\x02\x86\xaaEventLTime",
+            put_uint(state.event_ltime),
+            b"\xa6Events",
+            put_array_header(len(state.events)),
+            *map(_put_slot, state.events),
+            b"\xa5LTime",
+            put_uint(state.ltime),
+            b"\xabLeftMembers",
+            put_texts(state.left_members),
+            b"\xabQueryLTime",
+            put_uint(state.query_ltime),
+            b"\xacStatusLTimes",
+            put_map_header(len(state.status_ltimes)),
+            *(put_text(name) + put_uint(time) for name, time in sorted(state.status_ltimes.items())),
+        )
+    )
 
 
 def _put_slot(slot: EventSlot) -> bytes:
-    events = (b"\x82\xa4Name" + put_text(name) + b"\xa7Payload" + put_raw_or_nil(payload) for name, payload in slot.events)
-    return b"\x82\xa6Events" + put_array_header(len(slot.events)) + b"".join(events) + b"\xa5LTime" + put_uint(slot.ltime)
+    events = (
+        b"\x82\xa4Name" + put_text(name) + b"\xa7Payload" + put_raw_or_nil(payload) for name, payload in slot.events
+    )
+    return (
+        b"\x82\xa6Events" + put_array_header(len(slot.events)) + b"".join(events) + b"\xa5LTime" + put_uint(slot.ltime)
+    )
 
 
 def decode_push_pull_state(data: bytes) -> PushPullState:

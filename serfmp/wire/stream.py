@@ -5,17 +5,20 @@ Rules (spec wire.md 6 and 12.5):
 * From the outside in: label (written by the dialling side only), encrypted frame, compression, one message.
 * A reply carries no label, but when it is encrypted the label is authenticated all the same.
 * Nothing marks the end of a plaintext message: it ends where its own counts say, and must be found while bytes arrive.
-* `feed` takes what arrived and does a bounded amount of work at once; `step` goes on with what is left. After an error the stream is to
-  be closed; where the protocol wants the other side told, the error's `reply` holds the bytes.
+* `feed` takes what arrived and does a bounded amount of work at once; `step` goes on with what is left. After an error
+  the stream is to be closed; where the protocol wants the other side told, the error's `reply` holds the bytes.
 * Only failures of the outer layers are told, and only to a dialler; anything further in just ends the stream.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import ClassVar, Final
 
+from serfmp.errors import InternalError
 from serfmp.wire import lzw
+from serfmp.wire.crypto import OVERHEAD
 from serfmp.wire.errors import Kind, WireError
 from serfmp.wire.messages import Ack, ErrorReply, MessageType, Ping, User, decode_ack, decode_error, decode_ping, encode
 from serfmp.wire.msgpack_raw import read_record, record_length
@@ -59,7 +62,7 @@ def seal_stream(message: bytes, fmt: PacketFormat, dialling: bool) -> bytes:
         message = compressed_if_shorter(message)
     label = label_bytes(fmt.label)
     if fmt.keyring:
-        length = len(message) + len(fmt.keyring.seal(b"", b""))
+        length = len(message) + OVERHEAD
         header = bytes((MessageType.ENCRYPT,)) + length.to_bytes(4, "big")
         message = header + fmt.keyring.seal(message, header + label)
     if label and dialling:
@@ -100,13 +103,35 @@ class _Phase(Enum):
     DONE = 7
 
 
-class StreamReader:
-    """Reads the one message of a stream. `inbound`: the other side dialled, so it may send a label and be told of errors.
+class _Progress(Enum):
+    """What one piece of work led to."""
 
-    `message` is None until the message is complete; then it holds the message with its type byte, and all its lengths are true.
+    ON = 0
+    """To the next phase."""
+    WAIT = 1
+    """More input is needed."""
+    BUSY = 2
+    """The budget is used up."""
+
+
+class StreamReader:
+    """Reads the one message of a stream. `inbound`: the other side dialled; it may send a label and is told of errors.
+
+    `message` is None until the message is complete; then it holds the message with its type byte, cut at its true end.
     """
 
-    __slots__ = ("_buffer", "_compress", "_decompressor", "_fmt", "_inbound", "_label", "_phase", "_scanner", "_whole", "message")
+    __slots__ = (
+        "_buffer",
+        "_compress",
+        "_decompressor",
+        "_fmt",
+        "_inbound",
+        "_label",
+        "_phase",
+        "_scanner",
+        "_whole",
+        "message",
+    )
 
     def __init__(self, fmt: PacketFormat, inbound: bool) -> None:
         self.message: bytes | None = None
@@ -122,7 +147,7 @@ class StreamReader:
         self._scanner = MessageScanner()
 
     def feed(self, data: bytes) -> None:
-        """Take bytes that arrived. Raises `WireError`; then the stream is to be closed, after sending its `reply` if there is one."""
+        """Take bytes that arrived. Raises `WireError`: then send its `reply`, if any, and close the stream."""
         if self._whole or self._phase is _Phase.DONE:
             return
         self._buffer += data
@@ -131,109 +156,90 @@ class StreamReader:
         self.step(WORK_PER_FEED)
 
     def step(self, budget: int) -> bool:
-        """Go on with about `budget` bytes of work; True while some is left that needs no more input. Raises `WireError`."""
+        """Do about `budget` bytes of work; True while some is left that needs no more input. Raises `WireError`."""
         while True:
-            match self._phase:
-                case _Phase.LABEL:
-                    if not self._take_label():
-                        return False
-                case _Phase.FRAME:
-                    if not self._begin_frame():
-                        return False
-                case _Phase.ENCRYPTED:
-                    if not self._open_frame():
-                        return False
-                case _Phase.LAYER:
-                    if not self._look_at_layer():
-                        return False
-                case _Phase.COMPRESSED:
-                    if not self._begin_decompression(budget):
-                        return self._compress.busy
-                case _Phase.DECOMPRESSING:
-                    if not self._decompress(budget):
-                        return True
-                case _Phase.MESSAGE:
-                    if not self._look_for_end(budget):
-                        return self._scanner.busy
-                case _Phase.DONE:
-                    return False
+            progress = self._WORK[self._phase](self, budget)
+            if progress is not _Progress.ON:
+                return progress is _Progress.BUSY
 
-    def _take_label(self) -> bool:
+    def _take_label(self, _budget: int) -> _Progress:
         """Take the label off, which must be the configured one. Errors are not answered (wire.md 6)."""
         buffer = self._buffer
         if not self._label:
             if buffer[:1] == bytes((MessageType.LABEL,)):
                 raise WireError("a stream has a label and none is configured", "label")
+            if not buffer:
+                return _Progress.WAIT
         else:
             header = label_header(self._label)
             if not header.startswith(buffer[: len(header)]):
                 raise WireError("a stream has another label than the configured one, or none", "label")
             if len(buffer) < len(header):
-                return False
+                return _Progress.WAIT
             del buffer[: len(header)]
-        if not buffer:
-            return False
         self._phase = _Phase.FRAME
-        return True
+        return _Progress.ON
 
-    def _begin_frame(self) -> bool:
+    def _begin_frame(self, _budget: int) -> _Progress:
         """See from the first byte whether there is an encrypted frame, and whether there should be one."""
         if not self._buffer:
-            return False
+            return _Progress.WAIT
         encrypted = self._buffer[0] == MessageType.ENCRYPT
         if encrypted and not self._fmt.keyring:
             raise self._told("the stream is encrypted and this agent has no key", "encrypt")
         if self._fmt.keyring and not encrypted:
             raise self._told("the stream is not encrypted and this agent demands it", "encrypt")
         self._phase = _Phase.ENCRYPTED if encrypted else _Phase.LAYER
-        return True
+        return _Progress.ON
 
-    def _open_frame(self) -> bool:
+    def _open_frame(self, _budget: int) -> _Progress:
         if len(self._buffer) < _FRAME_HEADER:
-            return False
+            return _Progress.WAIT
         header = bytes(self._buffer[:_FRAME_HEADER])
         length = int.from_bytes(header[1:], "big")
         if length > MAX_FRAME:
             raise self._told(f"an encrypted frame of {length} bytes is over the limit of {MAX_FRAME}", "limit")
         if len(self._buffer) < _FRAME_HEADER + length or self._fmt.keyring is None:
-            return False
+            return _Progress.WAIT
         try:
-            plaintext = self._fmt.keyring.open(bytes(self._buffer[_FRAME_HEADER : _FRAME_HEADER + length]), header + self._label)
+            plaintext = self._fmt.keyring.open(
+                bytes(self._buffer[_FRAME_HEADER : _FRAME_HEADER + length]), header + self._label
+            )
         except WireError as error:
             raise self._told(str(error), error.kind) from None
         self._replace(plaintext)
         self._phase = _Phase.LAYER
-        return True
+        return _Progress.ON
 
-    def _look_at_layer(self) -> bool:
+    def _look_at_layer(self, _budget: int) -> _Progress:
         if not self._buffer:
-            return False
+            return _Progress.WAIT
         if self._buffer[0] == MessageType.COMPRESS:
             self._phase = _Phase.COMPRESSED
         else:
             self._begin_message()
-        return True
+        return _Progress.ON
 
-    def _begin_decompression(self, budget: int) -> bool:
+    def _begin_decompression(self, budget: int) -> _Progress:
         """Wait for the whole compress message. The answer to an error in it is the same as to one of decompression."""
         try:
-            end = self._compress.scan(self._buffer, budget)
+            end = self._compress.scan(self._buffer, self._compress.fed + budget)
             if end is None:
-                self._refuse_if_whole(self._compress.busy)
-                return False
+                return self._unfinished(self._compress.busy)
             self._decompressor = open_compress(bytes(self._buffer[:end]), MAX_DECOMPRESSED)
         except WireError as error:
             raise self._told(str(error), error.kind) from None
         self._replace(b"")
         self._phase = _Phase.DECOMPRESSING
-        return True
+        return _Progress.ON
 
-    def _decompress(self, budget: int) -> bool:
+    def _decompress(self, budget: int) -> _Progress:
         decompressor = self._decompressor
-        assert decompressor is not None  # noqa: S101 - says so to the type checker
+        if decompressor is None:
+            raise InternalError("a stream is being decompressed without a decompressor")
         try:
             if not decompressor.step(budget):
-                return False
+                return _Progress.BUSY
         except WireError as error:
             raise self._told(str(error), error.kind) from None
         self._decompressor = None
@@ -241,7 +247,7 @@ class StreamReader:
         if not self._buffer:
             raise self._told("the decompressed message is empty", "empty")
         self._begin_message()
-        return True
+        return _Progress.ON
 
     def _begin_message(self) -> None:
         kind = self._buffer[0]
@@ -249,19 +255,24 @@ class StreamReader:
             raise WireError(f"a stream holds a message of type {kind}", "type")
         self._phase = _Phase.MESSAGE
 
-    def _look_for_end(self, budget: int) -> bool:
+    def _look_for_end(self, budget: int) -> _Progress:
         end = self._scanner.scan(self._buffer, budget)
         if end is None:
-            self._refuse_if_whole(self._scanner.busy)
-            return False
+            return self._unfinished(self._scanner.busy)
         self.message = bytes(self._buffer[:end])
         self._buffer = bytearray()
         self._phase = _Phase.DONE
-        return True
+        return _Progress.ON
 
-    def _refuse_if_whole(self, busy: bool) -> None:
-        if self._whole and not busy:
+    def _unfinished(self, busy: bool) -> _Progress:
+        if busy:
+            return _Progress.BUSY
+        if self._whole:
             raise WireError("the message inside a stream's outer layer is cut short")
+        return _Progress.WAIT
+
+    def _rest(self, _budget: int) -> _Progress:
+        return _Progress.WAIT
 
     def _replace(self, content: bytes) -> None:
         """Go on with the content of an outer layer; what came behind that layer is ignored."""
@@ -272,3 +283,14 @@ class StreamReader:
         """An error that a dialler is told (wire.md 3.8)."""
         reply = seal_stream(encode(ErrorReply(text)), self._fmt, dialling=False) if self._inbound else None
         return WireError(text, kind, reply)
+
+    _WORK: ClassVar[dict[_Phase, Callable[[StreamReader, int], _Progress]]] = {
+        _Phase.LABEL: _take_label,
+        _Phase.FRAME: _begin_frame,
+        _Phase.ENCRYPTED: _open_frame,
+        _Phase.LAYER: _look_at_layer,
+        _Phase.COMPRESSED: _begin_decompression,
+        _Phase.DECOMPRESSING: _decompress,
+        _Phase.MESSAGE: _look_for_end,
+        _Phase.DONE: _rest,
+    }

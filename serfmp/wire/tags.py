@@ -3,7 +3,8 @@
 Rules (spec wire.md 9):
 
 * From Serf protocol 3 on: a marker byte and a map of text to text. Before: the bare text of the tag `role`.
-* Anyone may gossip any metadata, so reading never fails: without the marker all of it is the role, garbage after the marker is no tags.
+* Anyone may gossip any metadata, so reading never fails: without the marker all of it is the role, garbage after the
+  marker is no tags.
 * Order is free on the wire, but metadata is compared as bytes; ours is sorted, so equal tags give equal bytes.
 """
 
@@ -37,7 +38,7 @@ def encode_tags(tags: Mapping[str, str], protocol: int = 5) -> bytes:
 
 
 def decode_tags(meta: bytes) -> dict[str, str]:
-    """The tags in this metadata. Never raises: without the marker all of it is the role, behind the marker garbage is no tags."""
+    """The tags in this metadata. Never raises: without the marker all is the role, garbage behind it is no tags."""
     if not meta or meta[0] != MARKER:
         return {"role": meta.decode("utf-8", "surrogateescape")}
     try:

@@ -39,8 +39,10 @@ class JoinAddress:
 
 def parse_join_address(text: str, default_port: int) -> JoinAddress:
     """Parse `[name/]host[:port]`. Raises `UserError` with the part of the text that follows the address in a log line."""
-    name, slash, rest = text.rpartition("/") if "/" not in text else (text.partition("/")[0], "/", text.partition("/")[2])
-    if slash and not name:
+    name, slash, rest = text.partition("/")
+    if not slash:
+        name, rest = "", text
+    elif not name:
         raise UserError("empty node name provided")
     has_port = rest.rfind(":") > rest.rfind("]") if rest.startswith("[") else rest.count(":") == 1
     host, port = rest, default_port

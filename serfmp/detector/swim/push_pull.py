@@ -84,7 +84,7 @@ class PushPull:
         self._delegate = delegate
         self._own = context.config.node
         self._work: deque[Iterator[int]] = deque()
-        self._open: dict[int, Done] = {}
+        self._open: dict[int, tuple[Endpoint, Done, bool]] = {}
         self._inbound = 0
         context.after(context.rng.random() * context.profile.push_pull_interval, self._rearm)
 
@@ -129,7 +129,7 @@ class PushPull:
         context = self._context
         token = context.next_token()
         context.count("memberlist.tcp.connect")
-        self._open[token] = done
+        self._open[token] = (endpoint, done, join)
 
         def answered(message: bytes | None, error: str, _remote: bool) -> None:
             del self._open[token]
@@ -164,10 +164,13 @@ class PushPull:
             self._work.append(self._merge(answer, join, merged))
 
     def cancel(self) -> None:
-        """Give up exchanges that wait for an answer."""
-        for token, done in list(self._open.items()):
-            if self._context.streams.pop(token, None) is not None:
-                del self._open[token]
+        """Exchanges that wait for an answer lost their connection: joins are begun again, others given up."""
+        lost, self._open = self._open, {}
+        for token, (endpoint, done, join) in lost.items():
+            del self._context.streams[token]
+            if join:
+                self.exchange(endpoint, done, join)
+            else:
                 done("the connection was lost")
 
     # --- responder -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,101 @@
+"""Events on their way to the processes that deliver them.
+
+Rules:
+
+* Every event gets the next sequence number, a record in the journal, and stays here until all consumers acknowledged it.
+* A consumer that is slower than the bound loses the oldest events: they are counted, and logged once per burst.
+* Acknowledgements are cumulative.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from serfmp.detector.effects import Event, EventKind, MemberEvent, Publish, Record
+from serfmp.detector.records import (
+    CONSUMERS,
+    Recovered,
+    RecordKind,
+    SavedMember,
+    SavedUserEvent,
+    member_event_fields,
+    member_of,
+    user_event_fields,
+)
+from serfmp.detector.swim.context import Context
+
+
+class Outbox:
+    """The events that not everybody has yet. See the module."""
+
+    __slots__ = ("_acknowledged", "_context", "_events", "_limit", "_overflowing", "sequence")
+
+    def __init__(self, context: Context, recovered: Recovered | None = None) -> None:
+        self._context = context
+        self._limit = context.config.outbox_limit
+        self._events: deque[Event] = deque()
+        self._acknowledged = dict.fromkeys(CONSUMERS, 0)
+        self._overflowing = False
+        self.sequence = 0
+        """Of the last event."""
+        if recovered is not None:
+            self.sequence = recovered.sequence
+            self._acknowledged |= {name: done for name, done in recovered.acknowledged.items() if name in CONSUMERS}
+            self._events.extend(recovered.events[-self._limit :])
+            self._trim()
+
+    @property
+    def acknowledged(self) -> dict[str, int]:
+        """The last sequence number that each consumer has."""
+        return dict(self._acknowledged)
+
+    def member_event(self, kind: EventKind, rows: tuple[SavedMember, ...]) -> None:
+        """Publish a member event; `rows` are the rows as they are after it."""
+        self.sequence += 1
+        self._context.effects.append(Record(member_event_fields(self.sequence, kind, rows)))
+        self._publish(MemberEvent(self.sequence, kind, tuple(member_of(row) for row in rows)))
+
+    def user_event(self, saved: SavedUserEvent) -> None:
+        """Publish a user event that was saved with the sequence number `next_sequence`."""
+        self.sequence = saved.sequence
+        self._context.effects.append(Record(user_event_fields(saved)))
+        self._publish(saved.event())
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence number of the next event."""
+        return self.sequence + 1
+
+    def _publish(self, event: Event) -> None:
+        self._events.append(event)
+        self._context.effects.append(Publish(event))
+        if len(self._events) > self._limit:
+            self._events.popleft()
+            self._context.count("serfmp.outbox.dropped")
+            if not self._overflowing:
+                slowest = min(CONSUMERS, key=self._acknowledged.__getitem__)
+                text = f"{slowest} has not taken {self._limit} events: dropping the oldest"
+                self._context.log("WARN", "agent", text)
+            self._overflowing = True
+
+    def acknowledge(self, consumer: str, sequence: int) -> None:
+        """A consumer has all events up to this one."""
+        if sequence <= self._acknowledged.get(consumer, sequence):
+            return
+        sequence = min(sequence, self.sequence)
+        self._acknowledged[consumer] = sequence
+        self._context.effects.append(Record((RecordKind.ACKNOWLEDGED.value, consumer, sequence)))
+        self._trim()
+
+    def _trim(self) -> None:
+        done = min(self._acknowledged.values())
+        events = self._events
+        while events and events[0].sequence <= done:
+            events.popleft()
+        if len(events) < self._limit:
+            self._overflowing = False
+
+    def after(self, sequence: int) -> Iterator[Event]:
+        """The events after this one that are still here, in order."""
+        return iter([event for event in self._events if event.sequence > sequence])

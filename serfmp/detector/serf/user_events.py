@@ -1,0 +1,159 @@
+"""User events: sending, receiving exactly once, remembering (spec serf.md 8).
+
+Rules:
+
+* The ring holds one slot per Lamport time of the window, each with the events of that time. An event is known by Lamport time, name and
+  payload: it is delivered once, however often it comes.
+* The window is as long as the ring; older events, and those below the minimum, are dropped. Witnessing comes before every drop rule.
+* An event that comes by gossip is passed on byte for byte; one that a push/pull replays is not passed on.
+* What is sent is checked before any state changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from serfmp.detector.config import USER_EVENT_SIZE_CAP
+from serfmp.detector.effects import Record, RequestId
+from serfmp.detector.records import Recovered, RecordKind, SavedUserEvent
+from serfmp.detector.serf.clock import LamportClock
+from serfmp.detector.serf.outbox import Outbox
+from serfmp.detector.swim.context import Context
+from serfmp.detector.swim.gossip import Gossip
+from serfmp.detector.swim.queue import TransmitQueue
+from serfmp.errors import UserError
+from serfmp.wire.messages import User, encode
+from serfmp.wire.serf_messages import UserEvent, encode_serf
+from serfmp.wire.serf_state import EventSlot
+
+OWN_AGAIN: Final = 10.0
+"""Seconds: a detector that is started again gossips its own events of so long ago again. Ours."""
+OTHERS_AGAIN: Final = 1.0
+"""Seconds: the same for events of other nodes. Ours."""
+
+
+class _Slot:
+    __slots__ = ("events", "ltime")
+
+    def __init__(self, ltime: int) -> None:
+        self.ltime = ltime
+        self.events: dict[tuple[str, bytes], SavedUserEvent] = {}
+
+
+class UserEvents:
+    """See the module."""
+
+    __slots__ = ("_context", "_gossip", "_outbox", "_queue", "_ring", "_size", "clock", "minimum")
+
+    def __init__(
+        self, context: Context, gossip: Gossip, queue: TransmitQueue, outbox: Outbox, clock: LamportClock
+    ) -> None:
+        self._context = context
+        self._gossip = gossip
+        self._queue = queue
+        self._outbox = outbox
+        self._size = context.config.event_buffer
+        self._ring: list[_Slot | None] = [None] * self._size
+        self.clock = clock
+        self.minimum = 0
+        """Events below this Lamport time are not delivered."""
+
+    # --- sending ---------------------------------------------------------------------------------------------------------
+
+    def send(self, name: str, payload: bytes, coalesce: bool, request: RequestId) -> None:
+        """Send an event: journaled, delivered here, and queued for everybody. Raises `UserError` if it is too large."""
+        limit = self._context.config.user_event_size_limit
+        size = len(name.encode(errors="surrogateescape")) + len(payload)
+        if size > limit:
+            raise UserError(f"user event exceeds configured limit of {limit} bytes before encoding")
+        if size > USER_EVENT_SIZE_CAP:
+            raise UserError(f"user event exceeds sane limit of {USER_EVENT_SIZE_CAP} bytes before encoding")
+        event = UserEvent(self.clock.time, name, payload, coalesce)
+        encoded = encode_serf(event)
+        if len(encoded) > limit:
+            raise UserError(f"encoded user event exceeds configured limit of {limit} bytes after encoding")
+        if len(encoded) > USER_EVENT_SIZE_CAP:
+            raise UserError(f"encoded user event exceeds reasonable limit of {USER_EVENT_SIZE_CAP} bytes after encoding")
+        self.clock.increment()
+        self._accept(event, own=True, request=request)
+        self._enqueue(encoded)
+
+    # --- receiving -------------------------------------------------------------------------------------------------------
+
+    def receive(self, event: UserEvent, encoded: bytes) -> None:
+        """An event that came by gossip; `encoded` is the message as it came."""
+        if self._accept(event, own=False, request=None):
+            self._enqueue(encoded)
+
+    def replay(self, slot: EventSlot) -> None:
+        """Events of one Lamport time out of a push/pull (spec serf.md 12 step 6)."""
+        for name, payload in slot.events:
+            self._accept(UserEvent(slot.ltime, name, payload, coalesce=False), own=False, request=None)
+
+    def _accept(self, event: UserEvent, own: bool, request: RequestId | None) -> bool:
+        """Deliver an event if it is new; whether it was."""
+        context = self._context
+        ltime = event.ltime
+        self.clock.witness(ltime)
+        if ltime < self.minimum:
+            return False
+        now = self.clock.time
+        if now > self._size and ltime < now - self._size:
+            context.count("serfmp.event.old")
+            if not context.quiet("old event"):
+                text = f"received old event {event.name} from time {ltime} (current: {now})"
+                context.log("WARN", "serf", text)
+            return False
+        slot = self._ring[ltime % self._size]
+        if slot is None or slot.ltime != ltime:
+            slot = self._ring[ltime % self._size] = _Slot(ltime)
+        key = (event.name, event.payload)
+        if key in slot.events:
+            if request is None:
+                return False
+        elif len(slot.events) >= context.config.slot_limit:
+            context.count("serfmp.event.refused")
+            return False
+        saved = SavedUserEvent(
+            self._outbox.next_sequence, ltime, event.name, event.payload, event.coalesce, own, context.now, request
+        )
+        slot.events[key] = saved
+        context.count("serf.events")
+        context.count(f"serf.events.{event.name}")
+        self._outbox.user_event(saved)
+        return True
+
+    def _enqueue(self, encoded: bytes) -> None:
+        self._gossip.enqueue(self._queue, encode(User(encoded)))
+
+    # --- state -----------------------------------------------------------------------------------------------------------
+
+    def raise_minimum(self, ltime: int) -> None:
+        """Deliver nothing older than this (spec serf.md 12 step 5)."""
+        if ltime > self.minimum:
+            self.minimum = ltime
+            self._context.effects.append(Record((RecordKind.EVENT_MINIMUM.value, ltime)))
+
+    def slots(self) -> tuple[EventSlot, ...]:
+        """The ring for a push/pull, without its empty slots."""
+        return tuple(EventSlot(slot.ltime, tuple(slot.events)) for slot in self._ring if slot is not None)
+
+    def saved(self) -> Iterator[SavedUserEvent]:
+        """All events of the ring."""
+        for slot in self._ring:
+            if slot is not None:
+                yield from slot.events.values()
+
+    def restore(self, recovered: Recovered) -> None:
+        """Take over ring and minimum of a dead detector, and gossip the latest events again."""
+        self.minimum = recovered.event_minimum
+        oldest = self.clock.time - self._size
+        for ltime in sorted(recovered.user_events):
+            if ltime < oldest:
+                continue
+            slot = self._ring[ltime % self._size] = _Slot(ltime)
+            for saved in recovered.user_events[ltime]:
+                slot.events[saved.name, saved.payload] = saved
+                if saved.time >= self._context.now - (OWN_AGAIN if saved.own else OTHERS_AGAIN):
+                    self._enqueue(encode_serf(UserEvent(ltime, saved.name, saved.payload, saved.coalesce)))

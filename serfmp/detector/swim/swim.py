@@ -1,0 +1,127 @@
+"""SWIM as a whole: the parts put together, and where each message goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from serfmp.detector.effects import CloseStream, Endpoint
+from serfmp.detector.records import SavedNode
+from serfmp.detector.swim.acks import AckHandlers
+from serfmp.detector.swim.answering import Answering
+from serfmp.detector.swim.awareness import Awareness
+from serfmp.detector.swim.context import Context
+from serfmp.detector.swim.delegate import Delegate
+from serfmp.detector.swim.gossip import Gossip
+from serfmp.detector.swim.join import Joiner
+from serfmp.detector.swim.membership import Membership
+from serfmp.detector.swim.probe import Prober
+from serfmp.detector.swim.push_pull import PushPull
+from serfmp.detector.swim.table import NodeRecord, NodeState, NodeTable
+from serfmp.errors import RemoteError
+from serfmp.wire.messages import Ack, Alive, Dead, IndirectPing, Nack, Ping, Suspect, User
+from serfmp.wire.stream import PushPullReader, decode_stream_message
+
+RESYNC_PARTNERS = 2
+"""Live nodes to exchange state with after this process was dead or frozen. Ours."""
+
+PacketHandler = Callable[[Any, Endpoint, float, bool], None]
+"""Handles a message of one type: message, source, arrival, whether the arrival is exact."""
+
+
+class Swim:
+    """All of SWIM below one delegate."""
+
+    def __init__(self, context: Context, table: NodeTable, gossip: Gossip, delegate: Delegate) -> None:
+        self._context = context
+        self._delegate = delegate
+        self._acks = AckHandlers()
+        self.table = table
+        self.gossip = gossip
+        self.awareness = Awareness(context)
+        self.membership = Membership(context, table, gossip, self.awareness, delegate)
+        self.answering = Answering(context, gossip, self.membership, self._acks)
+        self.prober = Prober(context, table, gossip, self.awareness, self.membership, self._acks)
+        self.push_pull = PushPull(context, table, gossip, self.membership, delegate)
+        self.joiner = Joiner(context, self.push_pull)
+        self.handlers: dict[type, PacketHandler] = {
+            Ping: self.answering.ping,
+            Ack: self._ack,
+            IndirectPing: self.answering.indirect_ping,
+            Nack: self._nack,
+            Alive: lambda message, *_: self.membership.alive(message),
+            Suspect: lambda message, *_: self.membership.suspect(message),
+            Dead: lambda message, *_: self.membership.dead(message),
+            User: lambda message, *_: delegate.user_message(message.payload),
+        }
+
+    # --- start -----------------------------------------------------------------------------------------------------------
+
+    def restore(self, nodes: Iterable[SavedNode], incarnation: int) -> None:
+        """Take over the table of a dead detector: the same states, with suspicions that start anew."""
+        context = self._context
+        self.membership.incarnation = incarnation
+        for node in nodes:
+            own = node.name == context.config.node
+            address, port = (context.config.address, context.config.port) if own else (node.address, node.port)
+            record = NodeRecord(node.name, address, port, node.meta, node.versions)
+            record.incarnation = node.incarnation
+            record.state = NodeState(node.state)
+            record.changed = node.changed
+            self.table.insert(record)
+        for record in self.table:
+            if record.state is NodeState.SUSPECT:
+                self.membership.start_suspicion(record, context.config.node)
+
+    # --- input -----------------------------------------------------------------------------------------------------------
+
+    def _ack(self, ack: Ack, source: Endpoint, arrival: float, timed: bool) -> None:
+        handler = self._acks.get(ack.sequence)
+        if handler is not None:
+            handler.acked(ack, arrival, timed)
+
+    def _nack(self, nack: Nack, source: Endpoint, arrival: float, timed: bool) -> None:
+        handler = self._acks.get(nack.sequence)
+        if handler is not None:
+            handler.nacked()
+
+    def receive_stream(self, stream: int, message: bytes, source: Endpoint) -> None:
+        """A complete message on an inbound stream."""
+        try:
+            decoded = decode_stream_message(message)
+        except RemoteError as fault:
+            self._context.count("serfmp.refused.stream")
+            self._context.log("ERR", "memberlist", f"failed to receive: {fault} from={source[0]}:{source[1]}")
+            self._context.effects.append(CloseStream(stream))
+            return
+        if isinstance(decoded, PushPullReader):
+            self.push_pull.answer(stream, decoded, source)
+        elif isinstance(decoded, Ping):
+            self.answering.ping_stream(stream, decoded, source)
+        else:
+            if isinstance(decoded, User):
+                self._delegate.user_message(decoded.payload)
+            self._context.effects.append(CloseStream(stream))
+
+    # --- trouble ---------------------------------------------------------------------------------------------------------
+
+    def stalled(self, lost: float) -> None:
+        """The process was frozen for so long (B6)."""
+        self._context.timers.postpone_blame(lost)
+        self.membership.postpone(lost)
+        self.awareness.apply(int(lost // self._context.profile.probe_interval))
+        self.prober.cancel()
+
+    def gossip_restarted(self) -> None:
+        """What was in flight is lost."""
+        self.answering.cancel()
+        self.push_pull.cancel()
+        self.joiner.cancel()
+        self.prober.cancel()
+
+    def settle_turn(self) -> None:
+        """Make what may only be made when the turn's input is handled: acks, urgent gossip."""
+        self.answering.settle_turn()
+        self.gossip.settle_turn()
+
+

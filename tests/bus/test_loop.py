@@ -1,0 +1,153 @@
+"""The loop: input before timers, edge-triggered sockets never forgotten, lateness seen."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+import zmq
+
+from serfmp.bus.endpoints import make_socket
+from serfmp.bus.loop import READ, WRITE, Loop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+def turns_until(loop: Loop, condition: object, limit: int = 400) -> None:
+    """Take turns until the list or set is not empty."""
+    for _ in range(limit):
+        if condition:
+            return
+        loop.turn()
+    pytest.fail(f"nothing happened in {limit} turns")
+
+
+def test_input_is_handled_before_a_timer_that_is_due() -> None:
+    loop = Loop()
+    left, right = socket.socketpair()
+    seen: list[str] = []
+    loop.add(right, lambda _events: seen.append(right.recv(10).decode()))
+    loop.after_input = lambda _now: seen.append("after input") if len(seen) == 1 else None
+    loop.call_at(loop.clock() - 10, lambda: seen.append("timer"))
+    left.send(b"input")
+    loop.turn()
+    assert seen == ["input", "after input", "timer"]
+    left.close()
+    right.close()
+
+
+def test_a_cancelled_timer_never_fires_and_others_do() -> None:
+    loop = Loop()
+    seen: list[int] = []
+    first = loop.call_later(0.0, lambda: seen.append(1))
+    loop.call_later(0.0, lambda: seen.append(2))
+    first.cancel()
+    turns_until(loop, seen)
+    loop.turn()
+    assert seen == [2]
+
+
+def test_a_descriptor_can_be_changed_and_removed() -> None:
+    loop = Loop()
+    left, right = socket.socketpair()
+    seen: list[int] = []
+    loop.add(right, seen.append, WRITE)
+    loop.turn()
+    assert seen
+    loop.change(right, READ)
+    seen.clear()
+    left.send(b"x")
+    turns_until(loop, seen)
+    loop.remove(right)
+    loop.remove(right)
+    seen.clear()
+    loop.call_later(0.0, lambda: None)
+    loop.turn()
+    assert not seen
+    left.close()
+    right.close()
+
+
+def test_every_message_of_a_socket_is_taken_though_the_callback_takes_one_at_a_time(
+    context: zmq.Context[zmq.Socket[bytes]], tmp_path: os.PathLike[str]
+) -> None:
+    """ZeroMQ's descriptor tells only of the first: the rest must be found by asking."""
+    loop = Loop()
+    address = f"ipc://{os.fspath(tmp_path)}/s"
+    pull, push = make_socket(context, zmq.PULL, hwm=5000), make_socket(context, zmq.PUSH, hwm=5000)
+    pull.bind(address)
+    push.connect(address)
+    seen: list[bytes] = []
+    loop.add_socket(pull, lambda: seen.append(pull.recv(zmq.NOBLOCK)))
+    loop.add_socket(push, None)
+    wanted = [b"%d" % number for number in range(1500)]
+    waiting = list(wanted)
+
+    def send() -> None:
+        while waiting:
+            try:
+                push.send(waiting[0], zmq.NOBLOCK)
+            except zmq.Again:
+                loop.when_writable(push, send)
+                return
+            waiting.pop(0)
+
+    send()
+    for _ in range(20_000):
+        if len(seen) == len(wanted):
+            break
+        loop.turn()
+    assert seen == wanted
+
+
+def test_time_spent_working_or_frozen_shows_as_lateness() -> None:
+    now = 100.0
+    loop = Loop(clock=lambda: now)
+    late: list[float] = []
+    loop.after_input = lambda _now: late.append(loop.lateness)
+    loop.call_soon(lambda: None)
+    loop.turn()
+    assert late == [0.0]
+
+    def work() -> None:
+        nonlocal now
+        now += 3.0
+
+    loop.call_soon(work)
+    loop.turn()
+    loop.call_soon(lambda: None)
+    loop.turn()
+    assert late[-1] == pytest.approx(3.0)
+    loop.call_soon(lambda: None)
+    loop.turn()
+    assert late[-1] == 0.0
+
+
+def test_a_deadline_kept_elsewhere_ends_the_wait() -> None:
+    loop = Loop()
+    start = loop.clock()
+    loop.next_deadline = lambda: start + 0.01
+    loop.turn()
+    assert start + 0.01 <= loop.clock()
+    assert loop.lateness < 0.2
+
+
+def test_an_exception_of_a_callback_leaves_the_loop() -> None:
+    loop = Loop()
+
+    def broken() -> None:
+        raise RuntimeError("broken")
+
+    loop.call_soon(broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        loop.run()
