@@ -12,110 +12,315 @@ Rules of the contract:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from random import Random
 
-if TYPE_CHECKING:
-    import random
-    from collections.abc import Iterator
+from serfmp.detector.config import CoreConfig
+from serfmp.detector.effects import (
+    Answer,
+    Effect,
+    Endpoint,
+    Event,
+    EventRequest,
+    JoinRequest,
+    LeaveRequest,
+    Lifecycle,
+    LifecycleChanged,
+    Member,
+    MemberEvent,
+    MemberStatus,
+    Plain,
+    Record,
+    Request,
+    RequestId,
+)
+from serfmp.detector.records import (
+    RecordKind,
+    Recovered,
+    SavedUserEvent,
+    fields,
+    past_event_fields,
+    user_event_fields,
+)
+from serfmp.detector.serf.layer import Serf
+from serfmp.detector.serf.leaving import Leaving
+from serfmp.detector.swim.context import Context
+from serfmp.detector.swim.gossip import Gossip
+from serfmp.detector.swim.swim import RESYNC_PARTNERS, Swim
+from serfmp.detector.swim.table import NodeRecord, NodeState, NodeTable
+from serfmp.errors import UserError
+from serfmp.wire.messages import Message
 
-    from serfmp.detector.config import CoreConfig
-    from serfmp.detector.effects import Effect, Endpoint, Event, Lifecycle, Member, Plain, Request, RequestId
-    from serfmp.detector.records import Recovered
-    from serfmp.wire.messages import Message
+RESYNC_AFTER = 1.0
+"""Seconds of a freeze after which state is exchanged with others at once. Ours."""
 
 
 class Core:
     """One node's membership, failure detection, events. See the module for the contract."""
 
+    __slots__ = ("_answered", "_context", "_handlers", "_leaving", "_recorded_clocks", "_serf", "_swim")
+
     def __init__(
         self,
         config: CoreConfig,
-        rng: random.Random,
+        rng: Random,
         now: float,
         generation: int = 1,
         recovered: Recovered | None = None,
     ) -> None:
-        raise NotImplementedError
+        self._context = Context(config, rng, now, generation)
+        table = NodeTable(rng)
+        gossip = Gossip(self._context, table)
+        self._serf = Serf(self._context, gossip, recovered)
+        self._swim = Swim(self._context, table, gossip, self._serf)
+        self._handlers = self._swim.handlers
+        self._leaving = Leaving(self._context, self._swim, self._serf)
+        self._recorded_clocks = (0, 0, 0)
+        self._answered: dict[RequestId, None] = {}
+        if recovered is None:
+            self._swim.membership.announce()
+        else:
+            self._recover(recovered)
+
+    def _recover(self, recovered: Recovered) -> None:
+        """Go on where a dead detector was (see `records`)."""
+        context, swim, serf = self._context, self._swim, self._serf
+        own = context.config.node
+        self._answered = dict.fromkeys(recovered.answered)
+        self._trim_answered()
+        swim.restore(recovered.nodes.values(), recovered.incarnation)
+        own_record = swim.table.get(own)
+        leaving = serf.lifecycle is not Lifecycle.ALIVE
+        if leaving and own_record is not None:
+            swim.membership.left = own_record.gone
+        else:
+            swim.membership.announce()
+        for record in list(swim.table):
+            serf.members.reconcile(record)
+        for row in serf.members:
+            if swim.table.get(row.name) is None and row.status in {MemberStatus.ALIVE, MemberStatus.LEAVING}:
+                record = NodeRecord(row.name, row.address, row.port, row.meta, row.versions)
+                record.state = NodeState.ALIVE
+                record.changed = context.now
+                swim.table.insert(record)
+                context.changed_nodes[row.name] = None
+        text = f"Recovered {len(serf.members.views())} members and the events up to {serf.outbox.sequence} from the journal"
+        context.log("INFO", "agent", text)
+        if recovered.skipped:
+            context.count("serfmp.journal.skipped", recovered.skipped)
+            context.log("WARN", "agent", f"{recovered.skipped} records of the journal could not be understood")
+        swim.push_pull.refresh(RESYNC_PARTNERS)
+        if serf.lifecycle is not Lifecycle.ALIVE:
+            context.effects.append(LifecycleChanged(serf.lifecycle))
+        if serf.lifecycle is Lifecycle.LEAVING:
+            self._leaving.resume()
 
     @property
     def lifecycle(self) -> Lifecycle:
         """Where the local node is in its life."""
-        raise NotImplementedError
+        return self._serf.lifecycle
 
     # --- input -----------------------------------------------------------------------------------------------------------
 
+    def _enter(self, now: float) -> None:
+        self._context.now = max(self._context.now, now)
+
     def receive(self, message: Message, source: Endpoint, arrival: float, timed: bool) -> None:
         """One decoded message of a UDP packet. `timed`: the arrival is exact enough to measure a round trip."""
-        raise NotImplementedError
+        self._context.now = max(self._context.now, arrival)
+        handler = self._handlers.get(message.__class__)
+        if handler is None:
+            self._context.count("serfmp.refused.type")
+        else:
+            handler(message, source, arrival, timed)
 
     def receive_stream(self, stream: int, message: bytes, source: Endpoint, now: float) -> None:
         """One complete message of an inbound stream. Always answered by `AnswerStream` or `CloseStream` in the end."""
-        raise NotImplementedError
+        self._enter(now)
+        self._swim.receive_stream(stream, message, source)
 
     def stream_replied(self, token: int, message: bytes | None, error: str, remote: bool, now: float) -> None:
         """How an `OpenStream` ended: the peer's message, or None and an error text."""
-        raise NotImplementedError
+        self._enter(now)
+        answered = self._context.streams.pop(token, None)
+        if answered is not None:
+            answered(message, error, remote)
 
     def resolved(self, token: int, addresses: tuple[str, ...], error: str, now: float) -> None:
         """How a `Resolve` ended."""
-        raise NotImplementedError
+        self._enter(now)
+        self._swim.joiner.resolved(token, addresses, error)
 
     def send_failed(self, token: int, remote: bool, error: str, now: float) -> None:
         """The `SendPacket` with this token could not be sent."""
-        raise NotImplementedError
+        self._enter(now)
+        self._swim.prober.send_failed(token, remote, error)
 
     def request(self, id: RequestId, request: Request, now: float) -> None:
         """Carry out a request; an `Answer` follows, now or later."""
-        raise NotImplementedError
+        self._enter(now)
+        match request:
+            case JoinRequest(addresses, replay):
+                self._join(id, addresses, replay)
+            case EventRequest():
+                self._event(id, request)
+            case LeaveRequest():
+                self._leaving.request(id)
 
     def acknowledge(self, consumer: str, sequence: int) -> None:
         """All events up to `sequence` are safe with the consumer (`rpc` or `dispatcher`)."""
-        raise NotImplementedError
+        self._serf.outbox.acknowledge(consumer, sequence)
 
     def outbox(self, after: int) -> Iterator[Event]:
         """Events with a sequence number above `after` that not every consumer has acknowledged, in order."""
-        raise NotImplementedError
+        return self._serf.outbox.after(after)
+
+    # --- requests --------------------------------------------------------------------------------------------------------
+
+    def _join(self, id: RequestId, addresses: tuple[str, ...], replay: bool) -> None:
+        serf, effects = self._serf, self._context.effects
+        if serf.lifecycle is not Lifecycle.ALIVE:
+            effects.append(Answer(id, 0, "Serf can't Join after Leave or Shutdown"))
+            return
+
+        def begun() -> None:
+            serf.ignore_old = not replay
+
+        def joined(contacted: int, error: str) -> None:
+            serf.ignore_old = False
+            if contacted and serf.lifecycle is Lifecycle.ALIVE:
+                serf.broadcast_join()
+            self._context.effects.append(Answer(id, contacted, error))
+
+        self._swim.joiner.join(addresses, begun, joined)
+
+    def _event(self, id: RequestId, request: EventRequest) -> None:
+        error = ""
+        if id not in self._answered:
+            try:
+                self._serf.events.send(request.name, request.payload, request.coalesce, id)
+            except UserError as fault:
+                error = str(fault)
+            else:
+                self._answered[id] = None
+                self._trim_answered()
+        self._context.effects.append(Answer(id, None, error))
+
+    def _trim_answered(self) -> None:
+        while len(self._answered) > self._context.config.requests_kept:
+            del self._answered[next(iter(self._answered))]
 
     # --- time ------------------------------------------------------------------------------------------------------------
 
     def work(self, now: float, budget: int) -> bool:
         """Go on with long merges: at most `budget` entries. True while some is left."""
-        raise NotImplementedError
+        self._enter(now)
+        return self._swim.push_pull.work(budget)
 
     def advance(self, now: float, blame_until: float) -> None:
         """Fire all timers due at `now`; those that accuse only if they are due at `blame_until`."""
-        raise NotImplementedError
+        self._enter(now)
+        self._context.timers.fire(self._context.now, blame_until)
 
     def next_deadline(self) -> float | None:
         """When the earliest timer of any kind is due."""
-        raise NotImplementedError
+        return self._context.timers.next_deadline()
 
     def blame_due(self, now: float) -> bool:
         """Whether a timer that accuses is due at `now`: time for a fence."""
-        raise NotImplementedError
+        return self._context.timers.blame_due(now)
 
     def stalled(self, now: float, lost: float) -> None:
         """The process was frozen for `lost` seconds until `now`: nobody is blamed for that time."""
-        raise NotImplementedError
+        self._enter(now)
+        self._swim.stalled(lost)
+        if lost > RESYNC_AFTER:
+            self._swim.push_pull.refresh(RESYNC_PARTNERS)
 
     def gossip_restarted(self, now: float) -> None:
         """The process with the sockets is a new one: what was in flight is lost, and nobody is to blame."""
-        raise NotImplementedError
+        self._enter(now)
+        self._swim.gossip_restarted()
 
     # --- output ----------------------------------------------------------------------------------------------------------
 
     def take_effects(self) -> list[Effect]:
         """All effects since the last call, in order."""
-        raise NotImplementedError
+        context, serf = self._context, self._serf
+        self._swim.settle_turn()
+        effects, context.effects = context.effects, []
+        if context.changed_nodes:
+            # Before the events that follow from them: see `records`.
+            effects[:0] = [Record(self._node_record(name)) for name in context.changed_nodes]
+            context.changed_nodes = {}
+        if serf.members.changed:
+            rows = [serf.members.get(name) for name in serf.members.changed]
+            effects.extend(Record(fields(RecordKind.MEMBER, row.saved())) for row in rows if row is not None)
+            serf.members.changed = {}
+        clocks = serf.clocks
+        if clocks != self._recorded_clocks:
+            self._recorded_clocks = clocks
+            effects.append(Record((RecordKind.CLOCKS.value, *clocks)))
+        return effects
+
+    def _node_record(self, name: str) -> tuple[Plain, ...]:
+        record = self._swim.table.get(name)
+        return (RecordKind.NODE_GONE.value, name) if record is None else fields(RecordKind.NODE, record.saved())
 
     def members(self) -> list[Member]:
         """The member table, the local node included."""
-        raise NotImplementedError
+        return self._serf.members.views()
 
     def stats(self) -> dict[str, str]:
         """Figures under the names of spec serf.md 17."""
-        raise NotImplementedError
+        serf = self._serf
+        _, intents, queries, events = self._swim.gossip.queues
+        return {
+            "members": str(serf.members.size()),
+            "failed": str(serf.members.counts[MemberStatus.FAILED]),
+            "left": str(serf.members.counts[MemberStatus.LEFT]),
+            "health_score": str(self._swim.awareness.score),
+            "member_time": str(serf.clocks[0]),
+            "event_time": str(serf.clocks[1]),
+            "query_time": str(serf.clocks[2]),
+            "intent_queue": str(intents.size),
+            "event_queue": str(events.size),
+            "query_queue": str(queries.size),
+            "encrypted": "true" if self._context.config.encryption_overhead else "false",
+        }
 
     def snapshot_records(self) -> Iterator[tuple[Plain, ...]]:
         """The whole state as journal records: what a compacted journal holds."""
-        raise NotImplementedError
+        serf = self._serf
+        yield (RecordKind.OWN.value, self._swim.membership.incarnation)
+        yield (RecordKind.CLOCKS.value, *serf.clocks)
+        yield (RecordKind.EVENT_MINIMUM.value, serf.events.minimum)
+        for id in self._answered:
+            yield (RecordKind.ANSWERED.value, *id)
+        yield from self._event_records()
+        for consumer, sequence in serf.outbox.acknowledged.items():
+            yield (RecordKind.ACKNOWLEDGED.value, consumer, sequence)
+        yield (RecordKind.SEQUENCE.value, serf.outbox.sequence)
+        for record in self._swim.table:
+            yield fields(RecordKind.NODE, record.saved())
+        for row in serf.members:
+            yield fields(RecordKind.MEMBER, row.saved())
+        for intent in serf.recent_intents:
+            yield fields(RecordKind.INTENT, intent)
+        for ltime, query_id in serf.queries.saved():
+            yield (RecordKind.QUERY.value, ltime, query_id)
+        yield (RecordKind.LIFECYCLE.value, serf.lifecycle.value, serf.leave_ltime)
+
+    def _event_records(self) -> Iterator[tuple[Plain, ...]]:
+        """The outbox and the ring of user events, in the order of their sequence numbers."""
+        records = {saved.sequence: user_event_fields(saved) for saved in self._serf.events.saved()}
+        for event in self._serf.outbox.after(0):
+            if isinstance(event, MemberEvent):
+                records[event.sequence] = past_event_fields(event)
+            elif event.sequence not in records:
+                saved = SavedUserEvent(
+                    event.sequence, event.ltime, event.name, event.payload, event.coalesce, own=False, time=0.0, request=None
+                )
+                records[event.sequence] = user_event_fields(saved)
+        for sequence in sorted(records):
+            yield records[sequence]

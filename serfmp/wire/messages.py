@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from serfmp.errors import InternalError
+from serfmp.wire.address import V4_LENGTH, V6_LENGTH
 from serfmp.wire.errors import Kind, WireError
 from serfmp.wire.msgpack_raw import (
     NIL,
@@ -45,6 +46,9 @@ META_MAX: Final = 512
 
 VERSIONS_LENGTH: Final = 6
 """Bytes of a version vector: protocol min, max, current, then Serf's min, max, current (wire.md 7)."""
+
+
+_ADDRESS_LENGTHS: Final = frozenset({V4_LENGTH, V6_LENGTH})
 
 
 class MessageType(IntEnum):
@@ -336,7 +340,15 @@ def decode_ping(data: bytes) -> Ping:
         sequence = uint(sequence, U32_MAX)
     if type(port) is not int or not 0 <= port <= U16_MAX:
         port = uint(port, U16_MAX)
-    return Ping(sequence, text(get(b"Node")), raw(get(b"SourceAddr")), port, text(get(b"SourceNode")))
+    return Ping(sequence, text(get(b"Node")), _address_or_none(get(b"SourceAddr")), port, text(get(b"SourceNode")))
+
+
+def _address_or_none(value: Any) -> bytes:
+    """An address, or nothing; any other length could not be answered (wire.md 3.1)."""
+    address = value if type(value) is bytes else raw(value)
+    if len(address) in _ADDRESS_LENGTHS or not address:
+        return address
+    raise WireError(f"an address has {len(address)} bytes instead of 4 or 16", "address")
 
 
 def decode_ack(data: bytes) -> Ack:
@@ -358,11 +370,11 @@ def _decode_indirect_ping(data: bytes) -> IndirectPing:
     get = read_record(data[1:]).get
     return IndirectPing(
         sequence=uint(get(b"SeqNo"), U32_MAX),
-        target=raw(get(b"Target")),
+        target=_address_or_none(get(b"Target")),
         port=uint(get(b"Port"), U16_MAX),
         node=text(get(b"Node")),
         nack=flag(get(b"Nack")),
-        source_address=raw(get(b"SourceAddr")),
+        source_address=_address_or_none(get(b"SourceAddr")),
         source_port=uint(get(b"SourcePort"), U16_MAX),
         source_node=text(get(b"SourceNode")),
     )
@@ -410,7 +422,7 @@ def checked_identity(body: Record, name_key: bytes) -> tuple[str, bytes, bytes, 
     if not name or "\n" in name:
         raise _unusable(name, "the name is empty or holds a newline", "alive_name")
     address = raw(body.get(b"Addr"))
-    if len(address) not in {4, 16}:
+    if len(address) not in _ADDRESS_LENGTHS:
         raise _unusable(name, f"the address has {len(address)} bytes instead of 4 or 16", "alive_address")
     meta = raw(body.get(b"Meta"))
     if len(meta) > META_MAX:

@@ -18,6 +18,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from serfmp.errors import InternalError
+from serfmp.wire.address import V4_LENGTH, V6_LENGTH
 from serfmp.wire.errors import WireError
 from serfmp.wire.filters import Filter, NodeFilter, TagFilter, decode_filter, encode_filter
 from serfmp.wire.internal_queries import (
@@ -362,7 +363,10 @@ def _decode_relay(data: bytes) -> Relay:
     inner = data[end:]
     if not inner or inner[0] != SerfType.QUERY_RESPONSE:
         raise WireError("a relay carries something else than a query response", "relay")
-    return Relay(raw(target.get(b"IP")), uint(target.get(b"Port"), U16_MAX), text(header.get(b"DestName")), inner)
+    address = raw(target.get(b"IP"))
+    if len(address) not in {V4_LENGTH, V6_LENGTH}:
+        raise WireError(f"a relay goes to an address of {len(address)} bytes instead of 4 or 16", "relay")
+    return Relay(address, uint(target.get(b"Port"), U16_MAX), text(header.get(b"DestName")), inner)
 
 
 _DECODERS: Final[dict[int, Callable[[bytes], SerfMessage]]] = {

@@ -82,7 +82,7 @@ def encode_push_pull_state(state: PushPullState) -> bytes:
             put_uint(state.ltime),
             b"\xabLeftMembers",
             put_texts(state.left_members),
-            b"\xabQueryLTime",
+            b"\xaaQueryLTime",
             put_uint(state.query_ltime),
             b"\xacStatusLTimes",
             put_map_header(len(state.status_ltimes)),

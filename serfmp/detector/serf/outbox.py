@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from serfmp.detector.effects import Event, EventKind, MemberEvent, Publish, Record
 from serfmp.detector.records import (
     CONSUMERS,
-    Recovered,
     RecordKind,
+    Recovered,
     SavedMember,
     SavedUserEvent,
     member_event_fields,

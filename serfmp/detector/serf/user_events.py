@@ -16,7 +16,7 @@ from typing import Final
 
 from serfmp.detector.config import USER_EVENT_SIZE_CAP
 from serfmp.detector.effects import Record, RequestId
-from serfmp.detector.records import Recovered, RecordKind, SavedUserEvent
+from serfmp.detector.records import RecordKind, Recovered, SavedUserEvent
 from serfmp.detector.serf.clock import LamportClock
 from serfmp.detector.serf.outbox import Outbox
 from serfmp.detector.swim.context import Context
@@ -110,9 +110,8 @@ class UserEvents:
             slot = self._ring[ltime % self._size] = _Slot(ltime)
         key = (event.name, event.payload)
         if key in slot.events:
-            if request is None:
-                return False
-        elif len(slot.events) >= context.config.slot_limit:
+            return False
+        if len(slot.events) >= context.config.slot_limit:
             context.count("serfmp.event.refused")
             return False
         saved = SavedUserEvent(

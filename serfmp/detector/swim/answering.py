@@ -83,7 +83,7 @@ class Answering:
             first = self._membership.answer_with_alive
             effects, piggyback = self._context.effects, self._gossip.piggyback
             for sequence, source in pings:
-                effects.append(SendPacket(source, piggyback(encode(Ack(sequence)), first), False))  # noqa: FBT003
+                effects.append(SendPacket(source, piggyback(encode(Ack(sequence)), first), False))
         self._membership.answer_with_alive = b""
 
     def ping_stream(self, stream: int, ping: Ping, source: Endpoint) -> None:

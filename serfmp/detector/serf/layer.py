@@ -1,0 +1,239 @@
+"""Serf above SWIM: clocks, queues, members, events, and what a push/pull carries (spec serf.md 3, 5, 12, 13).
+
+Rules:
+
+* SWIM tells this layer of nodes and messages by the `Delegate` interface; this layer answers by queueing gossip and appending effects.
+* The queues are drawn in the order intents, queries, user events.
+* What a push/pull brings is merged in slices and never gossiped on; only the contradiction of a leave intent about the local node is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from serfmp.detector.effects import Lifecycle, LifecycleChanged, MemberStatus, Record
+from serfmp.detector.records import RecordKind, Recovered
+from serfmp.detector.serf.clock import LamportClock
+from serfmp.detector.serf.intents import RecentIntents
+from serfmp.detector.serf.members import Members
+from serfmp.detector.serf.outbox import Outbox
+from serfmp.detector.serf.queries import Queries
+from serfmp.detector.serf.user_events import UserEvents
+from serfmp.detector.swim.context import Context
+from serfmp.detector.swim.gossip import Gossip
+from serfmp.detector.swim.table import NodeRecord
+from serfmp.detector.swim.timers import Ticker
+from serfmp.errors import RemoteError
+from serfmp.wire.address import to_text
+from serfmp.wire.messages import User, encode
+from serfmp.wire.serf_messages import (
+    JoinIntent,
+    LeaveIntent,
+    Query,
+    SerfType,
+    UserEvent,
+    decode_serf,
+    encode_serf,
+)
+from serfmp.wire.serf_state import STATE_TYPE, PushPullState, decode_push_pull_state, encode_push_pull_state
+
+_GOSSIPED: Final = frozenset({SerfType.LEAVE, SerfType.JOIN, SerfType.USER_EVENT, SerfType.QUERY})
+_DIRECT: Final = frozenset({SerfType.QUERY_RESPONSE, SerfType.RELAY})
+
+
+class Serf:
+    """The layer above SWIM. See the module."""
+
+    def __init__(self, context: Context, gossip: Gossip, recovered: Recovered | None) -> None:
+        config = context.config
+        saved = recovered if recovered is not None else Recovered()
+        clocks = [LamportClock(max(1, time)) for time in saved.clocks]
+        self._context = context
+        self._gossip = gossip
+        self.clock, event_clock, query_clock = clocks
+        self.lifecycle = saved.lifecycle
+        self.leave_ltime = saved.leave_ltime
+        self.ignore_old = False
+        """A join runs that does not want the events of before it."""
+        self.outbox = Outbox(context, recovered)
+        self.recent_intents = RecentIntents(context, saved.intents.values())
+        self.members = Members(
+            context, self.clock, self.recent_intents, self.outbox, self._contradict_leave, saved.members.values()
+        )
+        population = self.members.size
+        self.intents = gossip.add_queue("Intent", population, config.queue_depth_limit)
+        query_queue = gossip.add_queue("Query", population, config.queue_depth_limit)
+        event_queue = gossip.add_queue("Event", population, config.queue_depth_limit)
+        self.events = UserEvents(context, gossip, event_queue, self.outbox, event_clock)
+        self.queries = Queries(context, gossip, query_queue, query_clock)
+        for row in saved.members.values():
+            self.clock.witness(row.status_ltime)
+        for intent in saved.intents.values():
+            self.clock.witness(intent.ltime)
+        for ltime in saved.user_events:
+            event_clock.witness(ltime)
+        for ltime, _ in saved.queries:
+            query_clock.witness(ltime)
+        self.events.restore(saved)
+        self.queries.restore(saved.queries)
+        self._deep: set[str] = set()
+        Ticker(context.timers, context.time, context.rng, config.reap_interval, self.recent_intents.expire)
+        Ticker(context.timers, context.time, context.rng, config.queue_check_interval, self._watch_queues)
+
+    @property
+    def clocks(self) -> tuple[int, int, int]:
+        """Member, event and query clock."""
+        return self.clock.time, self.events.clock.time, self.queries.clock.time
+
+    def set_lifecycle(self, state: Lifecycle) -> None:
+        """The local node begins to leave, or has left."""
+        self.lifecycle = state
+        self._context.effects.append(Record((RecordKind.LIFECYCLE.value, state.value, self.leave_ltime)))
+        self._context.effects.append(LifecycleChanged(state))
+
+    # --- notices of SWIM -------------------------------------------------------------------------------------------------
+
+    def node_joined(self, record: NodeRecord) -> None:
+        """See `Delegate`."""
+        self.members.joined(record)
+
+    def node_gone(self, record: NodeRecord) -> None:
+        """See `Delegate`."""
+        self.members.gone(record)
+
+    def node_updated(self, record: NodeRecord) -> None:
+        """See `Delegate`."""
+        self.members.updated(record)
+
+    def name_conflict(self, record: NodeRecord, address: bytes, port: int) -> None:
+        """See `Delegate`; spec serf.md 7."""
+        theirs = f"{to_text(address)}:{port}"
+        if record.name == self._context.config.node:
+            text = f"Node name conflicts with another node at {theirs}. Names must be unique! (Resolution enabled: false)"
+            self._context.log("ERR", "serf", text)
+        else:
+            both = f"both {record.endpoint[0]}:{record.port} and {theirs}"
+            self._context.log("WARN", "serf", f"Name conflict for '{record.name}' {both} are claiming")
+
+    # --- gossip ----------------------------------------------------------------------------------------------------------
+
+    def user_message(self, payload: bytes) -> None:
+        """See `Delegate`."""
+        if not payload:
+            return
+        kind = payload[0]
+        if kind in _DIRECT:
+            self._context.count("serfmp.query.unasked")
+            return
+        if kind not in _GOSSIPED:
+            self._context.count("serfmp.refused.serf_type")
+            if not self._context.quiet("unknown type"):
+                self._context.log("WARN", "serf", f"Received message of unknown type: {kind}")
+            return
+        try:
+            message = decode_serf(payload)
+        except RemoteError as fault:
+            self._context.count("serfmp.refused.serf")
+            if not self._context.quiet("undecodable message"):
+                self._context.log("ERR", "serf", f"Error decoding {SerfType(kind).name.lower()} message: {fault}")
+            return
+        match message:
+            case UserEvent():
+                self.events.receive(message, payload)
+            case Query():
+                self.queries.receive(message, payload)
+            case JoinIntent(ltime, node):
+                if self.members.join_intent(ltime, node):
+                    self._queue_intent(payload)
+            case LeaveIntent(ltime, node, prune):
+                if self.members.leave_intent(ltime, node, prune):
+                    self._queue_intent(payload)
+
+    def _queue_intent(self, encoded: bytes, finished: Callable[[], None] | None = None) -> None:
+        self._gossip.enqueue(self.intents, encode(User(encoded)), finished=finished)
+
+    # --- own intents -----------------------------------------------------------------------------------------------------
+
+    def broadcast_join(self) -> None:
+        """Tell everybody that the local node joined, or never left (spec serf.md 5.6)."""
+        ltime = self.clock.time
+        self.clock.witness(ltime)
+        own = self._context.config.node
+        self.members.join_intent(ltime, own)
+        self._queue_intent(encode_serf(JoinIntent(ltime, own)))
+
+    def _contradict_leave(self) -> bool:
+        """A leave intent about the local node came (spec serf.md 5.5 step 4)."""
+        if self.lifecycle is not Lifecycle.ALIVE:
+            return False
+        self._context.log("DEBUG", "serf", "Refuting an older leave intent")
+        self.broadcast_join()
+        return True
+
+    def broadcast_leave(self, finished: Callable[[], None]) -> bytes:
+        """Queue the own leave intent with the Lamport time of this leave. Returns the message, to be handed on directly too."""
+        encoded = encode_serf(LeaveIntent(self.leave_ltime, self._context.config.node))
+        self._queue_intent(encoded, finished)
+        return encode(User(encoded))
+
+    # --- push/pull -------------------------------------------------------------------------------------------------------
+
+    def local_state(self) -> bytes:
+        """See `Delegate`; spec serf.md 12."""
+        return encode_push_pull_state(
+            PushPullState(
+                ltime=self.clock.time,
+                status_ltimes={row.name: row.status_ltime for row in self.members},
+                left_members=tuple(row.name for row in self.members if row.status is MemberStatus.LEFT),
+                event_ltime=self.events.clock.time,
+                events=self.events.slots(),
+                query_ltime=self.queries.clock.time,
+            )
+        )
+
+    def merge_state(self, state: bytes, join: bool) -> Iterator[int]:
+        """See `Delegate`; spec serf.md 12."""
+        if state[0] != STATE_TYPE:
+            self._context.log("ERR", "serf", f"Remote state has bad type prefix: {state[0]}")
+            return
+        try:
+            remote = decode_push_pull_state(state)
+        except RemoteError as fault:
+            self._context.log("ERR", "serf", f"Failed to decode remote state: {fault}")
+            return
+        yield len(remote.status_ltimes) // 8
+        for clock, ltime in (
+            (self.clock, remote.ltime),
+            (self.events.clock, remote.event_ltime),
+            (self.queries.clock, remote.query_ltime),
+        ):
+            if ltime > 0:
+                clock.witness(ltime - 1)
+        left = set(remote.left_members)
+        for name in remote.left_members:
+            self.members.left_elsewhere(remote.status_ltimes.get(name, 0), name)
+            yield 1
+        for name, ltime in remote.status_ltimes.items():
+            if name not in left:
+                self.members.join_intent(ltime, name)
+            yield 1
+        if join and self.ignore_old:
+            self.events.raise_minimum(remote.event_ltime)
+        for slot in sorted(remote.events, key=lambda slot: slot.ltime):
+            self.events.replay(slot)
+            yield len(slot.events)
+
+    # --- supervision -----------------------------------------------------------------------------------------------------
+
+    def _watch_queues(self) -> None:
+        """Gauges, and a warning when a queue becomes deep (spec serf.md 13)."""
+        context = self._context
+        context.gauge("memberlist.queue.broadcasts", self._gossip.membership.size)
+        for queue in self._gossip.queues[1:]:
+            context.gauge(f"serf.queue.{queue.name}", queue.size)
+            if queue.size < context.config.queue_depth_warning:
+                self._deep.discard(queue.name)
+            elif queue.name not in self._deep:
+                self._deep.add(queue.name)
+                context.log("WARN", "serf", f"{queue.name} queue depth: {queue.size}")
