@@ -1,7 +1,7 @@
 """What the core is configured with: protocol constants by profile, limits, and who the local node is.
 
-Rules: everything here is frozen and checked once, when it is made; whoever makes a `CoreConfig` gets a `UserError` that names the
-value. All durations are seconds. Constants of the protocol stand here once, with their source.
+Rules: everything here is frozen and checked once, when it is made; whoever makes a `CoreConfig` gets a `UserError` that
+names the value. All durations are seconds. Constants of the protocol stand here once, with their source.
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 Rules of the contract:
 
-* Time is passed in, seconds of one monotonic clock; it never goes back. Randomness comes from the `random.Random` given.
-* Every call only changes state; what shall happen outside is collected and handed out by `take_effects`. The driver carries the effects
-  of a batch out in order, after all its `Record`s are in the journal.
-* **No blame without a fence.** Timers that accuse somebody (probe timeout, probe deadline, suspicion) fire only up to `blame_until`, a time
-  by which all input that had reached the host was handed in. All other timers fire at `now`. One passed over stays due.
-* Answers to effects (`stream_replied`, `resolved`, `send_failed`) carry the effect's token; a token that is not open is ignored.
+* Time is passed in, seconds of one monotonic clock; it never goes back. Randomness comes from the `random.Random`
+  given.
+* Every call only changes state; what shall happen outside is collected and handed out by `take_effects`. The driver
+  carries the effects of a batch out in order, after all its `Record`s are in the journal.
+* **No blame without a fence.** Timers that accuse somebody (probe timeout, probe deadline, suspicion) fire only up to
+  `blame_until`, a time by which all input that had reached the host was handed in. All other timers fire at `now`. One
+  passed over stays due.
+* Answers to effects (`stream_replied`, `resolved`, `send_failed`) carry the effect's token; a token that is not open is
+  ignored.
 """
 
 from __future__ import annotations
@@ -104,7 +107,7 @@ class Core:
                 record.changed = context.now
                 swim.table.insert(record)
                 context.changed_nodes[row.name] = None
-        text = f"Recovered {len(serf.members.views())} members and the events up to {serf.outbox.sequence} from the journal"
+        text = f"Recovered {serf.members.size()} members, and events up to {serf.outbox.sequence}, from the journal"
         context.log("INFO", "agent", text)
         if recovered.skipped:
             context.count("serfmp.journal.skipped", recovered.skipped)
@@ -120,7 +123,7 @@ class Core:
         """Where the local node is in its life."""
         return self._serf.lifecycle
 
-    # --- input -----------------------------------------------------------------------------------------------------------
+    # --- input --------------------------------------------------------------------------------------------------------
 
     def _enter(self, now: float) -> None:
         self._context.now = max(self._context.now, now)
@@ -171,11 +174,15 @@ class Core:
         """All events up to `sequence` are safe with the consumer (`rpc` or `dispatcher`)."""
         self._serf.outbox.acknowledge(consumer, sequence)
 
+    def acknowledged(self, consumer: str) -> int:
+        """The last event that this consumer acknowledged, to this detector or an earlier one."""
+        return self._serf.outbox.acknowledged.get(consumer, 0)
+
     def outbox(self, after: int) -> Iterator[Event]:
         """Events with a sequence number above `after` that not every consumer has acknowledged, in order."""
         return self._serf.outbox.after(after)
 
-    # --- requests --------------------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     def _join(self, id: RequestId, addresses: tuple[str, ...], replay: bool) -> None:
         serf, effects = self._serf, self._context.effects
@@ -210,7 +217,7 @@ class Core:
         while len(self._answered) > self._context.config.requests_kept:
             del self._answered[next(iter(self._answered))]
 
-    # --- time ------------------------------------------------------------------------------------------------------------
+    # --- time ---------------------------------------------------------------------------------------------------------
 
     def work(self, now: float, budget: int) -> bool:
         """Go on with long merges: at most `budget` entries. True while some is left."""
@@ -242,7 +249,7 @@ class Core:
         self._enter(now)
         self._swim.gossip_restarted()
 
-    # --- output ----------------------------------------------------------------------------------------------------------
+    # --- output -------------------------------------------------------------------------------------------------------
 
     def take_effects(self) -> list[Effect]:
         """All effects since the last call, in order."""
@@ -295,8 +302,8 @@ class Core:
         yield (RecordKind.OWN.value, self._swim.membership.incarnation)
         yield (RecordKind.CLOCKS.value, *serf.clocks)
         yield (RecordKind.EVENT_MINIMUM.value, serf.events.minimum)
-        for id in self._answered:
-            yield (RecordKind.ANSWERED.value, *id)
+        for request in self._answered:
+            yield (RecordKind.ANSWERED.value, *request)
         yield from self._event_records()
         for consumer, sequence in serf.outbox.acknowledged.items():
             yield (RecordKind.ACKNOWLEDGED.value, consumer, sequence)
@@ -319,7 +326,14 @@ class Core:
                 records[event.sequence] = past_event_fields(event)
             elif event.sequence not in records:
                 saved = SavedUserEvent(
-                    event.sequence, event.ltime, event.name, event.payload, event.coalesce, own=False, time=0.0, request=None
+                    event.sequence,
+                    event.ltime,
+                    event.name,
+                    event.payload,
+                    event.coalesce,
+                    own=False,
+                    time=0.0,
+                    request=None,
                 )
                 records[event.sequence] = user_event_fields(saved)
         for sequence in sorted(records):

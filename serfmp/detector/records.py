@@ -3,9 +3,10 @@
 Rules:
 
 * A record is a tuple of plain values; the first is its kind, the others are what the kind lists in `RecordKind`.
-* Replaying is a fold over the records in order. Any prefix of a journal replays to a usable state: what belongs together stands in one
-  record (an event and the member rows that it tells of, a user event and the request that asked for it), and rows of nodes stand
-  before the events that follow from them, so that a torn batch leaves rows without their event, never the other way round.
+* Replaying is a fold over the records in order. Any prefix of a journal replays to a usable state: what belongs
+  together stands in one record (an event and the member rows that it tells of, a user event and the request that asked
+  for it), and rows of nodes stand before the events that follow from them, so that a torn batch leaves rows without
+  their event, never the other way round.
 * A record that cannot be understood is skipped and counted; it never stops a recovery.
 * Times are seconds of the host's monotonic clock, which goes on while the detector is dead.
 """
@@ -165,8 +166,9 @@ def user_event_fields(saved: SavedUserEvent) -> tuple[Plain, ...]:
 
 def member_of(row: SavedMember) -> Member:
     """A row as users see it."""
-    versions = (*row.versions[:6], *(0,) * (6 - len(row.versions[:6])))
-    return Member(row.name, row.address, row.port, decode_tags(row.meta), MemberStatus(row.status), versions)  # type: ignore[arg-type]
+    low, high, spoken, serf_low, serf_high, serf_spoken = row.versions
+    versions = (low, high, spoken, serf_low, serf_high, serf_spoken)
+    return Member(row.name, row.address, row.port, decode_tags(row.meta), MemberStatus(row.status), versions)
 
 
 @dataclass(slots=True)
@@ -205,19 +207,12 @@ class Recovered:
 
     def _apply(self, kind: str, *values: Any) -> None:
         match RecordKind(kind):
-            case RecordKind.OWN:
-                self.incarnation = max(self.incarnation, *values)
-            case RecordKind.CLOCKS:
-                member, event, query = values
-                self.clocks = (member, event, query)
             case RecordKind.NODE:
-                node = SavedNode(*values)
-                self.nodes[node.name] = node
+                self.nodes[values[0]] = SavedNode(*values)
             case RecordKind.NODE_GONE:
                 self.nodes.pop(values[0], None)
             case RecordKind.MEMBER:
-                member_row = SavedMember(*values)
-                self.members[member_row.name] = member_row
+                self.members[values[0]] = SavedMember(*values)
             case RecordKind.MEMBER_GONE:
                 self.members.pop(values[0], None)
             case RecordKind.MEMBER_EVENT:
@@ -228,11 +223,23 @@ class Recovered:
             case RecordKind.USER_EVENT:
                 self._user_event(*values)
             case RecordKind.INTENT:
-                intent = SavedIntent(*values)
-                self.intents[intent.node] = intent
+                self.intents[values[0]] = SavedIntent(*values)
             case RecordKind.QUERY:
                 ltime, query_id = values
                 self.queries.append((ltime, query_id))
+            case RecordKind.ANSWERED:
+                role, generation, number = values
+                self.answered[role, generation, number] = None
+            case other:
+                self._apply_figure(other, *values)
+
+    def _apply_figure(self, kind: RecordKind, *values: Any) -> None:
+        match kind:
+            case RecordKind.OWN:
+                self.incarnation = max(self.incarnation, *values)
+            case RecordKind.CLOCKS:
+                member, event, query = values
+                self.clocks = (member, event, query)
             case RecordKind.ACKNOWLEDGED:
                 consumer, sequence = values
                 self.acknowledged[consumer] = max(sequence, self.acknowledged.get(consumer, 0))
@@ -243,9 +250,6 @@ class Recovered:
                 self.lifecycle = Lifecycle(state)
             case RecordKind.EVENT_MINIMUM:
                 self.event_minimum = max(self.event_minimum, *values)
-            case RecordKind.ANSWERED:
-                role, generation, number = values
-                self.answered[role, generation, number] = None
 
     def _member_event(self, sequence: int, number: int, rows: list[list[Any]]) -> None:
         kind = EventKind(number)
@@ -258,8 +262,9 @@ class Recovered:
         self._keep(MemberEvent(sequence, kind, tuple(member_of(row) for row in saved)))
 
     def _user_event(self, *values: Any) -> None:
-        *plain, request = values
-        saved = SavedUserEvent(*plain, None if request is None else (request[0], request[1], request[2]))
+        sequence, ltime, name, payload, coalesce, own, time, asked = values
+        request = None if asked is None else (asked[0], asked[1], asked[2])
+        saved = SavedUserEvent(sequence, ltime, name, payload, coalesce, own, time, request)
         self.user_events.setdefault(saved.ltime, []).append(saved)
         if saved.request is not None:
             self.answered[saved.request] = None

@@ -188,7 +188,7 @@ def test_a_push_pull_with_fewer_nodes_than_announced_waits_for_more() -> None:
         ("tcp-pushpull-vsn-missing", 0),
         ("tcp-pushpull-vsn-3", 0),
         ("tcp-pushpull-pcur-9", 1),
-        ("tcp-pushpull-bad-user-state", 0),
+        ("tcp-pushpull-bad-user-state", 1),
     ],
 )
 def test_bad_entries_of_a_push_pull_are_skipped_and_counted(name: str, usable: int) -> None:

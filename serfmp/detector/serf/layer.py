@@ -2,9 +2,11 @@
 
 Rules:
 
-* SWIM tells this layer of nodes and messages by the `Delegate` interface; this layer answers by queueing gossip and appending effects.
+* SWIM tells this layer of nodes and messages by the `Delegate` interface; this layer answers by queueing gossip and
+  appending effects.
 * The queues are drawn in the order intents, queries, user events.
-* What a push/pull brings is merged in slices and never gossiped on; only the contradiction of a leave intent about the local node is.
+* What a push/pull brings is merged in slices and never gossiped on; only the contradiction of a leave intent about the
+  local node is.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ class Serf:
         self._context.effects.append(Record((RecordKind.LIFECYCLE.value, state.value, self.leave_ltime)))
         self._context.effects.append(LifecycleChanged(state))
 
-    # --- notices of SWIM -------------------------------------------------------------------------------------------------
+    # --- notices of SWIM ----------------------------------------------------------------------------------------------
 
     def node_joined(self, record: NodeRecord) -> None:
         """See `Delegate`."""
@@ -110,13 +112,15 @@ class Serf:
         """See `Delegate`; spec serf.md 7."""
         theirs = f"{to_text(address)}:{port}"
         if record.name == self._context.config.node:
-            text = f"Node name conflicts with another node at {theirs}. Names must be unique! (Resolution enabled: false)"
+            text = (
+                f"Node name conflicts with another node at {theirs}. Names must be unique! (Resolution enabled: false)"
+            )
             self._context.log("ERR", "serf", text)
         else:
             both = f"both {record.endpoint[0]}:{record.port} and {theirs}"
             self._context.log("WARN", "serf", f"Name conflict for '{record.name}' {both} are claiming")
 
-    # --- gossip ----------------------------------------------------------------------------------------------------------
+    # --- gossip -------------------------------------------------------------------------------------------------------
 
     def user_message(self, payload: bytes) -> None:
         """See `Delegate`."""
@@ -153,7 +157,7 @@ class Serf:
     def _queue_intent(self, encoded: bytes, finished: Callable[[], None] | None = None) -> None:
         self._gossip.enqueue(self.intents, encode(User(encoded)), finished=finished)
 
-    # --- own intents -----------------------------------------------------------------------------------------------------
+    # --- own intents --------------------------------------------------------------------------------------------------
 
     def broadcast_join(self) -> None:
         """Tell everybody that the local node joined, or never left (spec serf.md 5.6)."""
@@ -172,12 +176,12 @@ class Serf:
         return True
 
     def broadcast_leave(self, finished: Callable[[], None]) -> bytes:
-        """Queue the own leave intent with the Lamport time of this leave. Returns the message, to be handed on directly too."""
+        """Queue the own leave intent with the Lamport time of this leave. Returns the message, to be handed on too."""
         encoded = encode_serf(LeaveIntent(self.leave_ltime, self._context.config.node))
         self._queue_intent(encoded, finished)
         return encode(User(encoded))
 
-    # --- push/pull -------------------------------------------------------------------------------------------------------
+    # --- push/pull ----------------------------------------------------------------------------------------------------
 
     def local_state(self) -> bytes:
         """See `Delegate`; spec serf.md 12."""
@@ -224,7 +228,7 @@ class Serf:
             self.events.replay(slot)
             yield len(slot.events)
 
-    # --- supervision -----------------------------------------------------------------------------------------------------
+    # --- supervision --------------------------------------------------------------------------------------------------
 
     def _watch_queues(self) -> None:
         """Gauges, and a warning when a queue becomes deep (spec serf.md 13)."""

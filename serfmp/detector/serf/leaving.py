@@ -2,11 +2,13 @@
 
 Rules:
 
-* First the leave intent spreads, then SWIM's notice that the node is gone, then the node stays for a while and answers probes.
-* Both messages go to several live nodes directly, besides gossip. A step ends when gossip has sent its message often enough, or
-  after some gossip periods: by then the news has reached everybody whom gossip reaches. Large and busy clusters do not delay a leave.
-* A leave is journaled before anybody hears of it. A detector that is started again takes it up with the same Lamport time; the node never
-  comes back to life by accident.
+* First the leave intent spreads, then SWIM's notice that the node is gone, then the node stays for a while and answers
+  probes.
+* Both messages go to several live nodes directly, besides gossip. A step ends when gossip has sent its message often
+  enough, or after some gossip periods: by then the news has reached everybody whom gossip reaches. Large and busy
+  clusters do not delay a leave.
+* A leave is journaled before anybody hears of it. A detector that is started again takes it up with the same Lamport
+  time; the node never comes back to life by accident.
 * Whoever asks for a leave while one runs waits for it; afterwards it is answered at once.
 """
 
@@ -91,9 +93,9 @@ class Leaving:
     def _left(self) -> None:
         self._serf.set_lifecycle(Lifecycle.LEFT)
         waiting, self._waiting = self._waiting, []
-        self._context.effects.extend(Answer(id, None) for id in waiting)
+        self._context.effects.extend(Answer(asked, None) for asked in waiting)
 
-    # --- helpers ---------------------------------------------------------------------------------------------------------
+    # --- helpers ------------------------------------------------------------------------------------------------------
 
     def _later(self, step: _Step) -> None:
         """A queue says that a step is done: act outside of the queue's own work."""

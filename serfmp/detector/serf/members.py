@@ -2,10 +2,11 @@
 
 Rules:
 
-* SWIM says who is there and who is gone; intents say whether somebody meant to go. An intent counts only if its Lamport time is above the
-  member's last one.
+* SWIM says who is there and who is gone; intents say whether somebody meant to go. An intent counts only if its Lamport
+  time is above the member's last one.
 * A node that SWIM saw declare itself gone has left, even if its leave intent is missing or late (fix 20.3).
-* Every change of a row is told to the replicas before the event about it; rows that change without an event are recorded once a batch.
+* Every change of a row is told to the replicas before the event about it; rows that change without an event are
+  recorded once a batch.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class MemberRow:
 
 
 class Members:
-    """The member table. See the module. `refute` is called when a leave intent about the local node must be contradicted."""
+    """The member table. See the module."""
 
     __slots__ = ("_clock", "_context", "_intents", "_outbox", "_own", "_refute", "_rows", "changed", "counts")
 
@@ -117,7 +118,7 @@ class Members:
         own = self._rows.get(self._own)
         return self.counts[MemberStatus.ALIVE] > (own is not None and own.status is MemberStatus.ALIVE)
 
-    # --- notices of SWIM -------------------------------------------------------------------------------------------------
+    # --- notices of SWIM ----------------------------------------------------------------------------------------------
 
     def joined(self, record: NodeRecord) -> None:
         """Spec serf.md 5.1."""
@@ -144,9 +145,7 @@ class Members:
         row = self._rows.get(record.name)
         if row is None:
             return
-        if row.status is MemberStatus.LEAVING or (
-            row.status is MemberStatus.ALIVE and record.state is NodeState.LEFT
-        ):
+        if row.status is MemberStatus.LEAVING or (row.status is MemberStatus.ALIVE and record.state is NodeState.LEFT):
             self._set_status(row, MemberStatus.LEFT)
             kind, title, counter = EventKind.MEMBER_LEAVE, "EventMemberLeave", "serf.member.left"
         elif row.status is MemberStatus.ALIVE:
@@ -182,7 +181,7 @@ class Members:
         elif there and row.differs(record):
             self.updated(record)
 
-    # --- intents ---------------------------------------------------------------------------------------------------------
+    # --- intents ------------------------------------------------------------------------------------------------------
 
     def join_intent(self, ltime: int, node: str) -> bool:
         """Spec serf.md 5.4. Whether it is news, to be gossiped on."""
@@ -235,7 +234,7 @@ class Members:
             return
         self.leave_intent(ltime + 1, node, prune=False)
 
-    # --- forgetting ------------------------------------------------------------------------------------------------------
+    # --- forgetting ---------------------------------------------------------------------------------------------------
 
     def _prune(self, row: MemberRow) -> None:
         if row.status is not MemberStatus.LEAVING:
@@ -258,7 +257,7 @@ class Members:
         self._context.effects.append(MemberForgotten(row.name))
         self._outbox.member_event(EventKind.MEMBER_REAP, (row.saved(),))
 
-    # --- telling ---------------------------------------------------------------------------------------------------------
+    # --- telling ------------------------------------------------------------------------------------------------------
 
     def _set_status(self, row: MemberRow, status: MemberStatus) -> None:
         self.counts[row.status] -= 1

@@ -2,7 +2,8 @@
 
 Rules:
 
-* Every event gets the next sequence number, a record in the journal, and stays here until all consumers acknowledged it.
+* Every event gets the next sequence number, a record in the journal, and stays here until all consumers acknowledged
+  it.
 * A consumer that is slower than the bound loses the oldest events: they are counted, and logged once per burst.
 * Acknowledgements are cumulative.
 """

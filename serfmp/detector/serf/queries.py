@@ -2,8 +2,10 @@
 
 Rules:
 
-* A query is known by Lamport time and ID. The window works as that of user events; witnessing comes before every drop rule.
-* A query that asks not to be gossiped is not; neither is one that would kill peers: with an empty filter, or a key query without a payload.
+* A query is known by Lamport time and ID. The window works as that of user events; witnessing comes before every drop
+  rule.
+* A query that asks not to be gossiped is not; neither is one that would kill peers: with an empty filter, or a key
+  query without a payload.
 """
 
 from __future__ import annotations

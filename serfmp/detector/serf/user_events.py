@@ -2,9 +2,10 @@
 
 Rules:
 
-* The ring holds one slot per Lamport time of the window, each with the events of that time. An event is known by Lamport time, name and
-  payload: it is delivered once, however often it comes.
-* The window is as long as the ring; older events, and those below the minimum, are dropped. Witnessing comes before every drop rule.
+* The ring holds one slot per Lamport time of the window, each with the events of that time. An event is known by
+  Lamport time, name and payload: it is delivered once, however often it comes.
+* The window is as long as the ring; older events, and those below the minimum, are dropped. Witnessing comes before
+  every drop rule.
 * An event that comes by gossip is passed on byte for byte; one that a push/pull replays is not passed on.
 * What is sent is checked before any state changes.
 """
@@ -59,7 +60,7 @@ class UserEvents:
         self.minimum = 0
         """Events below this Lamport time are not delivered."""
 
-    # --- sending ---------------------------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, name: str, payload: bytes, coalesce: bool, request: RequestId) -> None:
         """Send an event: journaled, delivered here, and queued for everybody. Raises `UserError` if it is too large."""
@@ -74,12 +75,14 @@ class UserEvents:
         if len(encoded) > limit:
             raise UserError(f"encoded user event exceeds configured limit of {limit} bytes after encoding")
         if len(encoded) > USER_EVENT_SIZE_CAP:
-            raise UserError(f"encoded user event exceeds reasonable limit of {USER_EVENT_SIZE_CAP} bytes after encoding")
+            raise UserError(
+                f"encoded user event exceeds reasonable limit of {USER_EVENT_SIZE_CAP} bytes after encoding"
+            )
         self.clock.increment()
         self._accept(event, own=True, request=request)
         self._enqueue(encoded)
 
-    # --- receiving -------------------------------------------------------------------------------------------------------
+    # --- receiving ----------------------------------------------------------------------------------------------------
 
     def receive(self, event: UserEvent, encoded: bytes) -> None:
         """An event that came by gossip; `encoded` is the message as it came."""
@@ -126,7 +129,7 @@ class UserEvents:
     def _enqueue(self, encoded: bytes) -> None:
         self._gossip.enqueue(self._queue, encode(User(encoded)))
 
-    # --- state -----------------------------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------------
 
     def raise_minimum(self, ltime: int) -> None:
         """Deliver nothing older than this (spec serf.md 12 step 5)."""

@@ -2,11 +2,12 @@
 
 Rules:
 
-* Acks are made when the turn's effects are taken: an accusation that came in the same turn is then already refuted, and the ack carries
-  the refutation first (B4).
-* A ping for another name is not answered. The ack goes to the source that the ping names, else to where the packet came from.
-* Asked to probe for another, the local node pings with a sequence number of its own, passes an ack on without payload, and nacks early
-  enough to be heard by a healthy prober (B1).
+* Acks are made when the turn's effects are taken: an accusation that came in the same turn is then already refuted, and
+  the ack carries the refutation first (B4).
+* A ping for another name is not answered. The ack goes to the source that the ping names, else to where the packet came
+  from.
+* Asked to probe for another, the local node pings with a sequence number of its own, passes an ack on without payload,
+  and nacks early enough to be heard by a healthy prober (B1).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Relay:
         self.nack: Timer | None = None
         self.expiry: Timer | None = None
 
-    def acked(self, ack: Ack, arrival: float, timed: bool) -> None:
+    def acked(self, _ack: Ack, _arrival: float, _timed: bool, /) -> None:
         """The target answered."""
         self._answering.relayed(self)
 
@@ -64,7 +65,7 @@ class Answering:
         self._pings: list[tuple[int, Endpoint]] = []
         self._relays: dict[int, Relay] = {}
 
-    def ping(self, ping: Ping, source: Endpoint, arrival: float, timed: bool) -> None:
+    def ping(self, ping: Ping, source: Endpoint, _arrival: float, _timed: bool) -> None:
         """A ping by UDP: its ack is part of this turn."""
         if ping.node and ping.node != self._own:
             self._unexpected(ping.node, source)
@@ -100,9 +101,9 @@ class Answering:
             text = f"Got ping for unexpected node '{node}' from={source[0]}:{source[1]}"
             self._context.log("WARN", "memberlist", text)
 
-    # --- for others ------------------------------------------------------------------------------------------------------
+    # --- for others ---------------------------------------------------------------------------------------------------
 
-    def indirect_ping(self, request: IndirectPing, source: Endpoint, arrival: float, timed: bool) -> None:
+    def indirect_ping(self, request: IndirectPing, source: Endpoint, _arrival: float, _timed: bool) -> None:
         """Probe a node for another one."""
         context, config = self._context, self._context.config
         if len(self._relays) >= RELAY_LIMIT:

@@ -1,7 +1,8 @@
 """What all parts of one core share: the present time, randomness, timers, numbers, and the list of effects.
 
-Rules: one `Context` per core. `now` is set by whoever enters the core and never goes back. Parts append effects in the order in which
-things happen; records of changed node rows are folded: one per node and batch, made when the batch is taken.
+Rules: one `Context` per core. `now` is set by whoever enters the core and never goes back. Parts append effects in the
+order in which things happen; records of changed node rows are folded: one per node and batch, made when the batch is
+taken.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What SWIM tells the layer above it, and asks of it.
 
-Rules: a notice comes after the table has changed, in the order of the changes. Whoever is told may put messages into queues and append
-effects; it does not call back into SWIM.
+Rules: a notice comes after the table has changed, in the order of the changes. Whoever is told may put messages into
+queues and append effects; it does not call back into SWIM.
 """
 
 from __future__ import annotations

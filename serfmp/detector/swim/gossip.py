@@ -3,11 +3,11 @@
 Rules:
 
 * The queues are drawn in a fixed order: membership first, then those that Serf registered (intents, queries, events).
-* **At once**: what is new in a queue leaves within `prompt_delay` in packets to a few random nodes, one draw for all of them. The periodic
-  gossip tick carries the repetitions, with a draw for each target.
+* **At once**: what is new in a queue leaves within `prompt_delay` in packets to a few random nodes, one draw for all of
+  them. The periodic gossip tick carries the repetitions, with a draw for each target.
 * Own refutations and the own leave do not even wait for the delay: `urgent` sends them in the same turn.
-* A packet never exceeds the profile's packet size. A message that fits no packet is not queued but counted. (The wire layer splits
-  compounds of more than 255 messages; at this size there are none.)
+* A packet never exceeds the profile's packet size. A message that fits no packet is not queued but counted. (The wire
+  layer splits compounds of more than 255 messages; at this size there are none.)
 * Pings, indirect pings, acks and nacks carry along what still fits.
 
 An empty queue costs a ping or an ack a few attribute lookups.
@@ -62,7 +62,7 @@ class Gossip:
         finished: Callable[[], None] | None = None,
         urgent: bool = False,
     ) -> None:
-        """Queue a complete message for gossip. `finished` is called once it was sent often enough, was replaced or dropped."""
+        """Queue a complete message. `finished` is called once it was sent often enough, was replaced or dropped."""
         if len(message) + PART_OVERHEAD + CHECKSUM_OVERHEAD > self._room:
             self._context.count(f"serfmp.queue.oversize.{queue.name}")
             self._context.log(
@@ -88,7 +88,7 @@ class Gossip:
         """Queue a membership message under the name of the node that it is about."""
         self.enqueue(self.membership, message, name, finished, urgent)
 
-    # --- with other packets ----------------------------------------------------------------------------------------------
+    # --- with other packets -------------------------------------------------------------------------------------------
 
     def piggyback(self, message: bytes, first: bytes = b"") -> tuple[bytes, ...]:
         """The parts of a packet that carries `message`, then `first` if given, then what is queued and fits."""
@@ -117,7 +117,7 @@ class Gossip:
         for queue in self.queues:
             queue.settle()
 
-    # --- packets of its own ----------------------------------------------------------------------------------------------
+    # --- packets of its own -------------------------------------------------------------------------------------------
 
     def settle_turn(self) -> None:
         """Send what may not wait for the next turn."""

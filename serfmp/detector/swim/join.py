@@ -2,8 +2,10 @@
 
 Rules:
 
-* An address text is `[name/]host[:port]`; brackets around an IPv6 address that has a port. Without a port the own port counts.
-* The addresses of a join are tried one after another, and every address that a name resolves to; joins wait for each other.
+* An address text is `[name/]host[:port]`; brackets around an IPv6 address that has a port. Without a port the own port
+  counts.
+* The addresses of a join are tried one after another, and every address that a name resolves to; joins wait for each
+  other.
 * A join succeeded if one address answered; else its error lists what went wrong, in the form that Serf's users know.
 """
 
@@ -38,7 +40,7 @@ class JoinAddress:
 
 
 def parse_join_address(text: str, default_port: int) -> JoinAddress:
-    """Parse `[name/]host[:port]`. Raises `UserError` with the part of the text that follows the address in a log line."""
+    """Parse `[name/]host[:port]`. Raises `UserError` with what Serf writes behind the address in its log line."""
     name, slash, rest = text.partition("/")
     if not slash:
         name, rest = "", text

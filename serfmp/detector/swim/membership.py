@@ -4,11 +4,14 @@ Rules:
 
 * Only the named node makes a new incarnation of itself. At one incarnation the order is alive < suspect < dead or left.
 * Address conflicts are decided before incarnations, and concern the local node too.
-* Accusations of the local node are refuted at once, with a higher incarnation, until it has left. One that is older than the present
-  incarnation is answered with the present alive (B4), so that the accuser learns of the refutation that it missed.
-* Incarnations near the end of their 32 bits are nobody's: such messages are dropped and counted (B12); no incarnation ever wraps.
+* Accusations of the local node are refuted at once, with a higher incarnation, until it has left. One that is older
+  than the present incarnation is answered with the present alive (B4), so that the accuser learns of the refutation
+  that it missed.
+* Incarnations near the end of their 32 bits are nobody's: such messages are dropped and counted (B12); no incarnation
+  ever wraps.
 * A suspicion learned from a push/pull starts without a counted accuser and confirms no other (B13).
-* Every change is told to the delegate after it is complete; accepted messages are gossiped on under the node's name (B11).
+* Every change is told to the delegate after it is complete; accepted messages are gossiped on under the node's name
+  (B11).
 
 Gates are named in the comments as in the spec: A1, S3, D5.
 """
@@ -70,7 +73,7 @@ class Membership:
         self.refutations = 0
         """How often the local node refuted."""
 
-    # --- the local node --------------------------------------------------------------------------------------------------
+    # --- the local node -----------------------------------------------------------------------------------------------
 
     def announce(self) -> None:
         """Tell the cluster of the local node, with a new incarnation (spec swim.md 3.7)."""
@@ -87,7 +90,7 @@ class Membership:
         return encode(Alive(self.incarnation, self._own, config.address, config.port, meta, config.versions))
 
     def leave(self, finished: Callable[[], None] | None = None) -> bytes:
-        """Declare the local node gone, for good (spec swim.md 11.3). Returns the message, to be handed on directly too."""
+        """Declare the local node gone, for good (spec swim.md 11.3). Returns the message, to be handed on too."""
         self.left = True
         message = Dead(self.incarnation, self._own, self._own)
         self.dead(message, finished)
@@ -119,7 +122,7 @@ class Membership:
         if not self._context.quiet("remind", REBUFF_INTERVAL):
             self._gossip.broadcast(self.answer_with_alive, self._own)
 
-    # --- alive -----------------------------------------------------------------------------------------------------------
+    # --- alive --------------------------------------------------------------------------------------------------------
 
     def alive(self, message: Alive, bootstrap: bool = False) -> None:
         """Spec swim.md 3.1. `bootstrap`: the local node announces itself."""
@@ -144,11 +147,8 @@ class Membership:
             if record.state is not NodeState.LEFT:  # A7
                 self._conflict(record, message.address, port)
                 return
-            old, new = (f"{to_text(address)}:{number}" for address, number in (
-                (record.address, record.port),
-                (message.address, port),
-            ))
-            context.log("INFO", "memberlist", f"Updating address for left or failed node {record.name} from {old} to {new}")
+            change = f"from {_place(record.address, record.port)} to {_place(message.address, port)}"
+            context.log("INFO", "memberlist", f"Updating address for left or failed node {record.name} {change}")
             replace = True
         if own:
             if message.incarnation < record.incarnation:  # A9
@@ -167,8 +167,8 @@ class Membership:
                 and message.versions == record.versions
             ):
                 return
-            address = f"{to_text(message.address)}:{port}"
-            context.log("WARN", "memberlist", f"Refuting an alive message for '{record.name}' ({address})")  # A12
+            place = _place(message.address, port)
+            context.log("WARN", "memberlist", f"Refuting an alive message for '{record.name}' ({place})")  # A12
             self._refute(message.incarnation)
         else:  # A13
             self._gossip.broadcast(encode(message), record.name)
@@ -210,7 +210,7 @@ class Membership:
         self._context.count("serfmp.conflict")
         if self._context.quiet(f"conflict {record.name}"):
             return
-        mine, theirs = f"{to_text(record.address)}:{record.port}", f"{to_text(address)}:{port}"
+        mine, theirs = _place(record.address, record.port), _place(address, port)
         text = f"Conflicting address for {record.name}. Mine: {mine} Theirs: {theirs} Old state: {int(record.state)}"
         self._context.log("ERR", "memberlist", text)
         self._delegate.name_conflict(record, address, port)
@@ -222,7 +222,7 @@ class Membership:
         sender = record.name if record.state is NodeState.LEFT else self._own
         self._gossip.direct(record.endpoint, encode(Dead(record.incarnation, record.name, sender)))
 
-    # --- suspect ---------------------------------------------------------------------------------------------------------
+    # --- suspect ------------------------------------------------------------------------------------------------------
 
     def suspect(self, message: Suspect, merged: bool = False) -> None:
         """Spec swim.md 3.2. `merged`: read in a push/pull (B13)."""
@@ -271,19 +271,20 @@ class Membership:
 
     def _expired(self, record: NodeRecord, suspicion: Suspicion) -> None:
         """Nobody refuted in time (spec swim.md 5.4)."""
-        if 0 <= suspicion.confirmations < suspicion.window.wanted:
+        confirmed = suspicion.confirmations
+        if confirmed < suspicion.window.wanted:
             self._context.count("memberlist.degraded.timeout")
-        text = f"Marking {record.name} as failed, suspect timeout reached ({suspicion.confirmations} peer confirmations)"
+        text = f"Marking {record.name} as failed, suspect timeout reached ({confirmed} peer confirmations)"
         self._context.log("INFO", "memberlist", text)
         self.dead(Dead(record.incarnation, record.name, self._own))
 
     def postpone(self, seconds: float) -> None:
-        """The process was frozen: all suspicions go on for so much longer (B6). Their timers are moved by whoever calls."""
+        """The process was frozen: suspicions go on for so much longer (B6). Their timers are moved by the caller."""
         for record in self._table:
             if record.suspicion is not None:
                 record.suspicion.started += seconds
 
-    # --- dead ------------------------------------------------------------------------------------------------------------
+    # --- dead ---------------------------------------------------------------------------------------------------------
 
     def dead(self, message: Dead, finished: Callable[[], None] | None = None) -> None:
         """Spec swim.md 3.3. `finished`: told when the own leave was sent often enough."""
@@ -312,3 +313,7 @@ class Membership:
 
     def _touch(self, record: NodeRecord) -> None:
         self._context.changed_nodes[record.name] = None
+
+
+def _place(address: bytes, port: int) -> str:
+    return f"{to_text(address)}:{port}"

@@ -2,9 +2,11 @@
 
 Rules:
 
-* Rounds run one after another. A round that overruns leaves at most one tick pending, which starts the next round at its end.
+* Rounds run one after another. A round that overruns leaves at most one tick pending, which starts the next round at
+  its end.
 * The steps of a round that go against the target are timers that blame: they fire only behind a fence.
-* The time for a direct ack is never stretched; the end of the round is, by the health score. A failed round lasts until its end.
+* The time for a direct ack is never stretched; the end of the round is, by the health score. A failed round lasts until
+  its end.
 * A suspect is told so with the ping (buddy system).
 * The score changes once a round, at its end.
 """
@@ -73,7 +75,7 @@ class Round:
         self.stream_answered = False
         self.timer: Timer | None = None
 
-    def acked(self, ack: Ack, arrival: float, timed: bool) -> None:
+    def acked(self, _ack: Ack, arrival: float, timed: bool, /) -> None:
         """The target answered, directly or through a helper."""
         self._prober.acked(self, arrival, timed)
 
@@ -135,7 +137,7 @@ class Prober:
         for record in self._table.reap_and_shuffle(gone_before):
             self._context.changed_nodes[record.name] = None
 
-    # --- a round ---------------------------------------------------------------------------------------------------------
+    # --- a round ------------------------------------------------------------------------------------------------------
 
     def _start(self, target: NodeRecord) -> None:
         context, profile = self._context, self._context.profile
@@ -192,9 +194,13 @@ class Prober:
         probe.timer = context.timers.at(max(probe.until, context.now), lambda: self._expired(probe), blames=True)
         target = self._table.get(probe.name)
         address, port = (target.address, target.port) if target is not None else (config.address, probe.endpoint[1])
-        helpers = [] if target is None else self._table.choose(
-            context.profile.indirect_checks,
-            lambda record: record.state is NodeState.ALIVE and record.name not in {self._own, probe.name},
+        helpers = (
+            []
+            if target is None
+            else self._table.choose(
+                context.profile.indirect_checks,
+                lambda record: record.state is NodeState.ALIVE and record.name not in {self._own, probe.name},
+            )
         )
         for helper in helpers:
             nack = helper.protocol_max >= NACK_PROTOCOL

@@ -3,10 +3,10 @@
 Rules:
 
 * A merge is work, not an event: `work` carries it out entry by entry, between probes.
-* All entries are checked for compatible protocol versions before the first is merged. Records that are gone, or carry no versions, take no
-  part in that check (B8).
-* The responder merges and refutes first and answers then, so that one exchange heals a partition (B14); an initiator that had to refute sends
-  its own alive to the partner directly.
+* All entries are checked for compatible protocol versions before the first is merged. Records that are gone, or carry
+  no versions, take no part in that check (B8).
+* The responder merges and refutes first and answers then, so that one exchange heals a partition (B14); an initiator
+  that had to refute sends its own alive to the partner directly.
 * A remote opinion "dead" or "suspect" is a local suspicion without a counted accuser; it never kills directly (B13).
 * The number of inbound exchanges at a time is bounded; one too many is closed without an answer.
 """
@@ -88,7 +88,7 @@ class PushPull:
         self._inbound = 0
         context.after(context.rng.random() * context.profile.push_pull_interval, self._rearm)
 
-    # --- schedule --------------------------------------------------------------------------------------------------------
+    # --- schedule -----------------------------------------------------------------------------------------------------
 
     def _rearm(self) -> None:
         interval = self._context.profile.push_pull_interval * interval_factor(len(self._table))
@@ -107,9 +107,7 @@ class PushPull:
             self._sync(partner, lambda _: None)
 
     def _partners(self, wanted: int) -> list[NodeRecord]:
-        return self._table.choose(
-            wanted, lambda record: record.state is NodeState.ALIVE and record.name != self._own
-        )
+        return self._table.choose(wanted, lambda record: record.state is NodeState.ALIVE and record.name != self._own)
 
     def _sync(self, partner: NodeRecord, done: Done) -> None:
         host, port = partner.endpoint
@@ -122,7 +120,7 @@ class PushPull:
 
         self.exchange(partner.endpoint, ended, join=False)
 
-    # --- initiator -------------------------------------------------------------------------------------------------------
+    # --- initiator ----------------------------------------------------------------------------------------------------
 
     def exchange(self, endpoint: Endpoint, done: Done, join: bool) -> None:
         """Exchange state with the node at this address."""
@@ -136,9 +134,7 @@ class PushPull:
             self._answered(message, error, endpoint, join, done)
 
         context.streams[token] = answered
-        context.effects.append(
-            OpenStream(token, endpoint, self._local(join), context.profile.stream_timeout)
-        )
+        context.effects.append(OpenStream(token, endpoint, self._local(join), context.profile.stream_timeout))
 
     def _answered(self, message: bytes | None, error: str, endpoint: Endpoint, join: bool, done: Done) -> None:
         if message is None:
@@ -173,7 +169,7 @@ class PushPull:
             else:
                 done("the connection was lost")
 
-    # --- responder -------------------------------------------------------------------------------------------------------
+    # --- responder ----------------------------------------------------------------------------------------------------
 
     def answer(self, stream: int, reader: PushPullReader, source: Endpoint) -> None:
         """A node asks for an exchange."""
@@ -196,7 +192,7 @@ class PushPull:
 
         self._work.append(self._merge(reader, reader.join, merged))
 
-    # --- both ------------------------------------------------------------------------------------------------------------
+    # --- both ---------------------------------------------------------------------------------------------------------
 
     def _local(self, join: bool) -> bytes:
         nodes = (
@@ -269,9 +265,7 @@ class PushPull:
             match entry.state:
                 case NodeState.ALIVE:
                     membership.alive(
-                        Alive(
-                            entry.incarnation, entry.name, entry.address, entry.port, entry.meta, entry.versions
-                        )
+                        Alive(entry.incarnation, entry.name, entry.address, entry.port, entry.meta, entry.versions)
                     )
                 case NodeState.LEFT:
                     membership.dead(Dead(entry.incarnation, entry.name, entry.name))

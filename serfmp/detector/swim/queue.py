@@ -2,13 +2,15 @@
 
 Rules:
 
-* Items are ordered by transmissions ascending, length descending, age ascending (the newest first). A draw goes through the tiers of
-  equal transmissions and takes in each the largest item that still fits, again and again.
-* An item that reached the retransmit limit leaves the queue; so does a named item when another of its name comes, and the last in order
-  when the queue is full. Leaving calls `finished`, if given.
-* What a draw took counts its transmissions and stays aside until `settle`, so that the packets to one target never hold an item twice.
+* Items are ordered by transmissions ascending, length descending, age ascending (the newest first). A draw goes through
+  the tiers of equal transmissions and takes in each the largest item that still fits, again and again.
+* An item that reached the retransmit limit leaves the queue; so does a named item when another of its name comes, and
+  the last in order when the queue is full. Leaving calls `finished`, if given.
+* What a draw took counts its transmissions and stays aside until `settle`, so that the packets to one target never hold
+  an item twice.
 
-Cost: each tier keeps its items by length, each length a list in order of age; taking, adding, removing cost O(log n) plus a small memmove.
+Cost: each tier keeps its items by length, each length a list in order of age; taking, adding, removing cost O(log n)
+plus a small memmove.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class _Tier:
 
 
 class TransmitQueue:
-    """See the module. `population` gives the number of nodes for the retransmit limit; `depth_limit` bounds the items."""
+    """See the module. `population` gives the nodes for the retransmit limit; `depth_limit` bounds the items."""
 
     __slots__ = ("_aside", "_mult", "_named", "_number", "_population", "_tiers", "depth_limit", "name", "size")
 
@@ -104,7 +106,7 @@ class TransmitQueue:
         return bool(self._tiers[0].lengths)
 
     def push(self, message: bytes, name: str | None = None, finished: Callable[[], None] | None = None) -> int:
-        """Add an item; a named one replaces that of its name. Returns how many items were dropped because the queue was full."""
+        """Add an item; a named one replaces that of its name. Returns how many items the bound pushed out."""
         if name is not None:
             self.discard(name)
         self._number += 1
@@ -127,7 +129,8 @@ class TransmitQueue:
     def draw(self, parts: list[bytes], overhead: int, limit: int, copies: int = 1, fresh_only: bool = False) -> int:
         """Append messages to `parts` while `overhead` + length fit into `limit` bytes; returns the bytes used.
 
-        Each message taken counts `copies` transmissions. `fresh_only`: only what was never transmitted. Call `settle` afterwards.
+        Each message taken counts `copies` transmissions. `fresh_only`: only what was never transmitted. Call `settle`
+        afterwards.
         """
         used = 0
         aside = self._aside

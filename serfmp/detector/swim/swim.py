@@ -55,7 +55,7 @@ class Swim:
             User: lambda message, *_: delegate.user_message(message.payload),
         }
 
-    # --- start -----------------------------------------------------------------------------------------------------------
+    # --- start --------------------------------------------------------------------------------------------------------
 
     def restore(self, nodes: Iterable[SavedNode], incarnation: int) -> None:
         """Take over the table of a dead detector: the same states, with suspicions that start anew."""
@@ -73,14 +73,14 @@ class Swim:
             if record.state is NodeState.SUSPECT:
                 self.membership.start_suspicion(record, context.config.node)
 
-    # --- input -----------------------------------------------------------------------------------------------------------
+    # --- input --------------------------------------------------------------------------------------------------------
 
-    def _ack(self, ack: Ack, source: Endpoint, arrival: float, timed: bool) -> None:
+    def _ack(self, ack: Ack, _source: Endpoint, arrival: float, timed: bool) -> None:
         handler = self._acks.get(ack.sequence)
         if handler is not None:
             handler.acked(ack, arrival, timed)
 
-    def _nack(self, nack: Nack, source: Endpoint, arrival: float, timed: bool) -> None:
+    def _nack(self, nack: Nack, _source: Endpoint, _arrival: float, _timed: bool) -> None:
         handler = self._acks.get(nack.sequence)
         if handler is not None:
             handler.nacked()
@@ -103,7 +103,7 @@ class Swim:
                 self._delegate.user_message(decoded.payload)
             self._context.effects.append(CloseStream(stream))
 
-    # --- trouble ---------------------------------------------------------------------------------------------------------
+    # --- trouble ------------------------------------------------------------------------------------------------------
 
     def stalled(self, lost: float) -> None:
         """The process was frozen for so long (B6)."""
@@ -123,5 +123,3 @@ class Swim:
         """Make what may only be made when the turn's input is handled: acks, urgent gossip."""
         self.answering.settle_turn()
         self.gossip.settle_turn()
-
-

@@ -3,8 +3,10 @@
 Rules (spec swim.md 1, 4.2, 4.6):
 
 * The list and the map hold the same records; the local node is always among them.
-* New records go to a random place of the list; a pass over the list ends with dropping the long gone and shuffling the rest.
-* A random choice is uniform over the records that are acceptable, never twice the same; it may come out shorter than asked for.
+* New records go to a random place of the list; a pass over the list ends with dropping the long gone and shuffling the
+  rest.
+* A random choice is uniform over the records that are acceptable, never twice the same; it may come out shorter than
+  asked for.
 * Addresses are kept as the raw bytes that were gossiped and compared as such.
 """
 
@@ -135,7 +137,10 @@ class NodeTable:
         self._by_name[record.name] = record
 
     def next_target(self, skip: Callable[[NodeRecord], bool], wrap: Callable[[], None]) -> NodeRecord | None:
-        """The next record to probe, None if all are to be skipped. `wrap` is called at each end of the list (B3: it costs no turn)."""
+        """The next record to probe, None if all are to be skipped.
+
+        `wrap` is called at each end of the list; that costs no turn (B3).
+        """
         for _ in range(2 * len(self._list)):
             if self._cursor >= len(self._list):
                 wrap()

@@ -3,10 +3,12 @@
 Rules:
 
 * A timer is a deadline and a callback. It fires once, at or after its deadline, and not after it was cancelled.
-* Timers that **blame** (their firing accuses somebody) stand in a heap of their own: they fire only up to a time by which all input was
-  handed in, and a freeze of the process moves all of them together.
-* Timers fire in the order of their deadlines; those of one deadline in the order in which they were set. A callback may set and cancel timers.
-* A ticker keeps its phase: however late a tick comes, the ones missed meanwhile are dropped and the next stands on the old grid.
+* Timers that **blame** (their firing accuses somebody) stand in a heap of their own: they fire only up to a time by
+  which all input was handed in, and a freeze of the process moves all of them together.
+* Timers fire in the order of their deadlines; those of one deadline in the order in which they were set. A callback may
+  set and cancel timers.
+* A ticker keeps its phase: however late a tick comes, the ones missed meanwhile are dropped and the next stands on the
+  old grid.
 """
 
 from __future__ import annotations
@@ -69,7 +71,11 @@ class Timers:
         while True:
             plain, blaming = _first(self._plain), _first(self._blaming)
             plain_due = plain is not None and plain <= now
-            if blaming is not None and blaming <= blame_until and not (plain_due and plain is not None and plain <= blaming):
+            if (
+                blaming is not None
+                and blaming <= blame_until
+                and not (plain_due and plain is not None and plain <= blaming)
+            ):
                 heap = self._blaming
             elif plain_due:
                 heap = self._plain
@@ -97,7 +103,7 @@ def _first(heap: _Heap) -> float | None:
 
 
 class Ticker:
-    """Calls back every `period` seconds, with a random phase and a little jitter so that clusters do not beat in step (B26)."""
+    """Calls back every `period` seconds, with a random phase and some jitter: clusters shall not beat in step (B26)."""
 
     __slots__ = ("_callback", "_clock", "_grid", "_jitter", "_period", "_rng", "_timers")
 
