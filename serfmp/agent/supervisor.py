@@ -207,11 +207,10 @@ class Supervisor:
             )
 
         process.start(self.loop, self.config.start_method, frame, self._on_frame, self._terminal.log, self._on_end)
-        if process.generation > 1:
-            told = frames.Generations({process.name: process.generation})
-            for other in self._processes:
-                if other is not process:
-                    other.send(told)
+        told = frames.Generations({process.name: process.generation})
+        for other in self._processes:
+            if other is not process:
+                other.send(told)
 
     def _announce(self) -> None:
         """All processes serve for the first time: the banner, the joins, the log."""

@@ -1,7 +1,8 @@
 """The detector process: the core, its clock, its journal, its sockets.
 
-Nothing here blocks: no disk, no name service, no log pipe. A turn: take what gossip and the consumers sent, look whether
-the process was frozen, fire the timers, then carry out the effects: first the journal, then everything else. Two rules guard others against our own slowness:
+Nothing here blocks: no disk, no name service, no log pipe. A turn: take what gossip and the consumers sent, look
+whether the process was frozen, fire the timers, then carry out the effects: first the journal, then everything else.
+Two rules guard others against our own slowness:
 
 * **No blame without a fence.** Before a timer that accuses somebody may fire, a token goes through the gossip process
   and comes back behind everything that had reached this host. So an ack that waits in a buffer always beats the
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -47,6 +48,9 @@ STALL: Final = 0.25
 FENCE_POLL: Final = 0.02
 """While a fence is out, the loop wakes at least this often, in seconds, though a timer is due."""
 
+WAITING_LIMIT: Final = 1024
+"""Stream and name requests that wait for the gossip process."""
+
 STATE_PERIOD: Final = 1.0
 """Seconds between two looks at the figures for the replicas."""
 
@@ -68,15 +72,16 @@ class Detector:
         self._gossip_generation = child.generations.get("gossip", 0)
         self._fence_token = child.generation << 40
         self._fence_sent: float | None = None
+        self._waiting: deque[object] = deque()
         self._fenced_until = 0.0
         self._bad_messages = 0
         self._state: frames.DetectorState | None = None
         self._actions: dict[type, Callable[[Any], None]] = {
             fx.SendPacket: self._send_packet,
             fx.OpenStream: self._open_stream,
-            fx.AnswerStream: lambda effect: self._to_gossip(frames.StreamAnswer(effect.stream, effect.reply)),
-            fx.CloseStream: lambda effect: self._to_gossip(frames.StreamClose(effect.stream)),
-            fx.Resolve: lambda effect: self._to_gossip(frames.NameResolve(effect.token, effect.host, effect.port)),
+            fx.AnswerStream: lambda effect: self._surely(frames.StreamAnswer(effect.stream, effect.reply)),
+            fx.CloseStream: lambda effect: self._surely(frames.StreamClose(effect.stream)),
+            fx.Resolve: lambda effect: self._surely(frames.NameResolve(effect.token, effect.host, effect.port)),
             fx.Publish: lambda _effect: self._hub.pump(),
             fx.MemberChanged: lambda effect: self._hub.row_changed(effect.member),
             fx.MemberForgotten: lambda effect: self._hub.row_gone(effect.name),
@@ -182,6 +187,7 @@ class Detector:
             self._gossip_generation = generation
             self._handled = self._handled_told = 0
             self._fence_sent = None
+            self._waiting.clear()
             self._core.gossip_restarted(self._loop.clock())
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -224,6 +230,8 @@ class Detector:
             packets, self._transmissions = self._transmissions, []
             if self._to_gossip(frames.Transmit(self._handled, packets)):
                 self._handled_told = self._handled
+            else:
+                self.counters["serfmp.udp.send_full"] += len(packets)
 
     def _journal_first(self, done: list[fx.Effect]) -> None:
         records = [effect.fields for effect in done if type(effect) is fx.Record]
@@ -238,9 +246,22 @@ class Detector:
 
     def _open_stream(self, effect: fx.OpenStream) -> None:
         host, port = effect.destination
-        frame = frames.StreamOpen(effect.token, host, port, effect.request, effect.timeout, effect.reply)
-        if not self._to_gossip(frame):
-            self._core.stream_replied(effect.token, None, "the gossip process is starting", False, self._loop.clock())
+        self._surely(frames.StreamOpen(effect.token, host, port, effect.request, effect.timeout, effect.reply))
+
+    def _surely(self, frame: object) -> None:
+        """Send a frame that is no packet: it waits while gossip is starting or busy, and dies with that gossip."""
+        self._waiting.append(frame)
+        if len(self._waiting) > WAITING_LIMIT:
+            self._waiting.popleft()
+            self.counters["serfmp.bus.gossip_dropped"] += 1
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        while self._waiting:
+            if not self._to_gossip(self._waiting[0]):
+                self._loop.when_writable(self._network, self._send_waiting)
+                return
+            self._waiting.popleft()
 
     def _to_gossip(self, frame: object) -> bool:
         try:
@@ -248,7 +269,6 @@ class Detector:
                 frames.seal(frames.encode(frame), self._child.generation, self._gossip_generation), zmq.NOBLOCK
             )
         except zmq.Again:
-            self.counters["serfmp.bus.gossip_dropped"] += 1
             return False
         return True
 

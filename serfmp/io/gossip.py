@@ -55,6 +55,9 @@ PENDING_LIMIT: Final = 16
 MESSAGES_PER_TURN: Final = 64
 """Frames taken from the detector in one turn."""
 
+COMPRESSED_PER_TURN: Final = 2
+"""Packets that one frame of the detector may compress: 0.1 ms each in Python, so a busy agent sends plain ones."""
+
 LOG_PERIOD: Final = 1.0
 """Seconds between two log lines about bad packets; those between are counted."""
 
@@ -72,6 +75,7 @@ class Gossip:
         self._child = child
         self._loop = child.loop
         self._format = PacketFormat(compress=child.config.compression)
+        self._uncompressed = PacketFormat(compress=False)
         self._udp = socket.socket(fileno=child.descriptors["udp"])
         self._udp.setblocking(False)
         self._udp.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
@@ -257,8 +261,13 @@ class Gossip:
                 if not self._reading and self._feed.room:
                     self._reading = True
                     self._loop.change(self._udp, READ)
-                for packet in packets:
-                    self._transmit(*packet)
+                budget = COMPRESSED_PER_TURN
+                for host, port, checksum, token, parts in packets:
+                    worth = budget > 0 and sum(map(len, parts)) > self._format.compress_over
+                    budget -= worth
+                    self._transmit(
+                        host, port, token, seal_packet(parts, checksum, self._format if worth else self._uncompressed)
+                    )
             case frames.Fence(token):
                 # Answered after the next look at the sockets: what has arrived by now is handed over first.
                 self._fences.append(token)
@@ -272,8 +281,8 @@ class Gossip:
             case frames.NameResolve(token, host, port):
                 self._resolver.resolve(token, host, port)
 
-    def _transmit(self, host: str, port: int, checksum: bool, token: int, parts: Sequence[bytes]) -> None:
-        for datagram in seal_packet(parts, checksum, self._format):
+    def _transmit(self, host: str, port: int, token: int, datagrams: Sequence[bytes]) -> None:
+        for datagram in datagrams:
             try:
                 self.counters["memberlist.udp.sent"] += self._udp.sendto(datagram, (host, port))
             except BlockingIOError:

@@ -24,6 +24,7 @@ from serfmp.errors import InternalError
 from serfmp.wire.address import V4_LENGTH, V6_LENGTH
 from serfmp.wire.errors import Kind, WireError
 from serfmp.wire.msgpack_raw import (
+    CACHED_TEXT,
     NIL,
     U8_MAX,
     U16_MAX,
@@ -201,7 +202,8 @@ def _ping_around_sequence(address: bytes, port: int, source: str, node: str) -> 
 
 
 def _encode_ping(message: Ping) -> bytes:
-    head, tail = _ping_around_sequence(message.source_address, message.source_port, message.source_node, message.node)
+    around = _ping_around_sequence if len(message.node) <= CACHED_TEXT else _ping_around_sequence.__wrapped__
+    head, tail = around(message.source_address, message.source_port, message.source_node, message.node)
     return head + put_uint(message.sequence) + tail
 
 

@@ -242,6 +242,9 @@ _I64: Final = struct.Struct(">Bq").pack
 _F64: Final = struct.Struct(">Bd").pack
 _FIXRAW: Final = tuple(bytes((0xA0 + length,)) for length in range(32))
 _CACHED: Final = 4096
+CACHED_TEXT: Final = 128
+"""Longest text whose encoding is remembered: strangers choose texts, and long ones would fill the memory."""
+
 _TRUE: Final = b"\xc3"
 _FALSE: Final = b"\xc2"
 
@@ -295,9 +298,17 @@ def put_raw_or_nil(value: bytes) -> bytes:
     return put_raw(value) if value else NIL
 
 
-@lru_cache(maxsize=_CACHED)
 def put_text(value: str) -> bytes:
     """Text with its raw header; `UserError` for text that has no UTF-8 form."""
+    return _put_short_text(value) if len(value) <= CACHED_TEXT else _put_any_text(value)
+
+
+@lru_cache(maxsize=_CACHED)
+def _put_short_text(value: str) -> bytes:
+    return _put_any_text(value)
+
+
+def _put_any_text(value: str) -> bytes:
     try:
         return put_raw(value.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:

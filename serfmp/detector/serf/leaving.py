@@ -23,7 +23,7 @@ from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.swim import Swim
 
 SPREAD_PERIODS: Final = 5
-"""Gossip periods after which a step ends at the latest. Ours: at 1000 nodes gossip takes five (spec swim.md 14.2 L6)."""
+"""Gossip periods after which a step ends at the latest. Ours: 1000 nodes are reached in five (spec swim.md 14.2 L6)."""
 HANDED_AT_LEAST: Final = 3
 """Live nodes that get each message directly, or as many as the retransmit limit says if that is more (B16)."""
 

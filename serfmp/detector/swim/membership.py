@@ -126,50 +126,27 @@ class Membership:
 
     def alive(self, message: Alive, bootstrap: bool = False) -> None:
         """Spec swim.md 3.1. `bootstrap`: the local node announces itself."""
-        context = self._context
         own = message.node == self._own
-        if own and self.left:  # A1
+        if (own and self.left) or not self._usable(message):  # A1 to A3
             return
-        if not self._usable(message):  # A2, A3
-            return
-        port = message.port or context.config.port
+        port = message.port or self._context.config.port
         record = self._table.get(message.node)
-        replace = False
+        replace = record is not None and (record.address != message.address or record.port != port)
         if record is None:
-            if message.incarnation == 0:  # would only leave a phantom (A5, A8)
-                return
-            if len(self._table) >= context.config.node_limit:
-                context.count("serfmp.node.refused")
-                return
-            record = NodeRecord(message.node, message.address, port, message.meta, message.versions)  # A5
-            self._table.insert(record)
-        elif record.address != message.address or record.port != port:
-            if record.state is not NodeState.LEFT:  # A7
-                self._conflict(record, message.address, port)
-                return
-            change = f"from {_place(record.address, record.port)} to {_place(message.address, port)}"
-            context.log("INFO", "memberlist", f"Updating address for left or failed node {record.name} {change}")
-            replace = True
-        if own:
-            if message.incarnation < record.incarnation:  # A9
-                self._remind()
-                return
-        elif not replace and message.incarnation <= record.incarnation:  # A8
-            if record.gone:
-                self._rebuff(record)
+            record = self._create(message, port)  # A5
+        elif replace and not self._may_move(record, message, port):  # A7
+            return
+        if record is None or (not replace and self._outdated(record, message)):  # A8, A9
             return
         record.forget_suspicion()  # A10
         was_gone, old_meta = record.gone, record.meta
         if own and not bootstrap:
-            if (  # A11
-                message.incarnation == record.incarnation
-                and message.meta == record.meta
-                and message.versions == record.versions
-            ):
+            same = message.meta == record.meta and message.versions == record.versions
+            if message.incarnation == record.incarnation and same:  # A11
                 return
             place = _place(message.address, port)
-            context.log("WARN", "memberlist", f"Refuting an alive message for '{record.name}' ({place})")  # A12
-            self._refute(message.incarnation)
+            self._context.log("WARN", "memberlist", f"Refuting an alive message for '{record.name}' ({place})")
+            self._refute(message.incarnation)  # A12
         else:  # A13
             self._gossip.broadcast(encode(message), record.name)
             record.versions = message.versions
@@ -178,20 +155,47 @@ class Membership:
             record.move(message.address, port)
             if record.state is not NodeState.ALIVE:
                 record.state = NodeState.ALIVE
-                record.changed = context.now
+                record.changed = self._context.now
             self._touch(record)
-        context.count("memberlist.msg.alive")  # A14
+        self._context.count("memberlist.msg.alive")  # A14
         if was_gone:
             self._delegate.node_joined(record)
         elif record.meta != old_meta:
             self._delegate.node_updated(record)
 
+    def _create(self, message: Alive, port: int) -> NodeRecord | None:
+        if message.incarnation == 0:  # would only leave a phantom
+            return None
+        if len(self._table) >= self._context.config.node_limit:
+            self._context.count("serfmp.node.refused")
+            return None
+        record = NodeRecord(message.node, message.address, port, message.meta, message.versions)
+        self._table.insert(record)
+        return record
+
+    def _may_move(self, record: NodeRecord, message: Alive, port: int) -> bool:
+        if record.state is not NodeState.LEFT:
+            self._conflict(record, message.address, port)
+            return False
+        change = f"from {_place(record.address, record.port)} to {_place(message.address, port)}"
+        text = f"Updating address for left or failed node {record.name} {change}"
+        self._context.log("INFO", "memberlist", text)
+        return True
+
+    def _outdated(self, record: NodeRecord, message: Alive) -> bool:
+        if record.name == self._own:
+            if message.incarnation < record.incarnation:
+                self._remind()
+                return True
+            return False
+        if message.incarnation > record.incarnation:
+            return False
+        if record.gone:
+            self._rebuff(record)
+        return True
+
     def _usable(self, message: Alive) -> bool:
-        fault = ""
-        if len(message.versions) < 6:
-            fault = "Vsn is not present"
-        else:
-            fault = version_fault(message.versions)
+        fault = version_fault(message.versions) if len(message.versions) >= 6 else "Vsn is not present"
         if fault:
             self._context.count("serfmp.refused.versions")
             if not self._context.quiet(f"versions {message.node}"):

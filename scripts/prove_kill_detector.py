@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""Kill the detector of an agent again and again under a load of user events, and count what anybody noticed.
+
+Two of our agents and two real ones, profile lan. s1's detector gets SIGKILL every two seconds while 200 user events a
+second go through the cluster: half of them sent at s1 itself, a quarter each at s2 and at the real r1. Bars: nobody is
+accused by anybody on the wire or in a log, no request at s1 fails, s1 and s2 give every event that ours sent exactly
+once to their streams and s1 to its handler, and s1 serves again within a second. What the real agents lose is told,
+not judged: they lose events above about 260 a second by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scripts.proofs.cluster import OURS, Cluster, start, workplace
+from scripts.proofs.load import HANDLED, EventLoad, Sent, outcome
+from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, quantile
+from scripts.proofs.watch import Pinger, Watch, told
+from tests.harness import Agent, Launcher, MemberRecord, NeverHeld, Stream, UserRecord, eventually
+
+VICTIM = "s1"
+
+RECOVERY_BAR_S = 1.0
+"""Until a killed process serves again (design: back within a second)."""
+
+PING_AGAIN_S = 0.25
+"""An ack takes gossip along, which then is missing elsewhere: few pings, each given time."""
+
+SETTLE_S = 30.0
+"""After the load, for events that are still under way."""
+
+QUIET_S = 5.0
+"""Without a new event at any agent: nothing is under way any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Times in seconds, rates in events per second."""
+
+    duration: float = 300.0
+    interval: float = 2.0
+    victim_rate: float = 100.0
+    other_rate: float = 50.0
+    rehearse: bool = False
+
+
+SHORT = Options(duration=24.0)
+
+
+@dataclass(slots=True)
+class Kill:
+    """One kill: the process, when it was killed, and the sequence numbers of the pings sent until an ack came."""
+
+    pid: int
+    at: float
+    pings: list[int]
+
+
+def prove(launch: Launcher, directory: Path, options: Options, progress: Progress) -> Report:
+    """Run it; `directory` takes what the handler writes."""
+    handled = directory / "handled"
+    # The process of the script becomes the program that writes: one process per event, not two.
+    handlers = {VICTIM: [f"user:{HANDLED}=exec cat >> '{handled}'"]}
+    cluster = start(launch, rehearse=options.rehearse, handlers=handlers)
+    streams = {name: agent.stream("*") for name, agent in cluster.agents.items()}
+    rates = {cluster["s1"]: options.victim_rate, cluster["s2"]: options.other_rate, cluster["r1"]: options.other_rate}
+    pinger = Pinger(launch.options("pinger").bind)
+    progress.say("the cluster is complete")
+    with (
+        contextlib.closing(pinger),
+        Watch(cluster.agents.values(), pinger) as watch,
+        EventLoad(rates) as load,
+    ):
+        load.start()
+
+        def state() -> str:
+            sent = load.sent
+            errors = sum(bool(s.error) for s in sent)
+            return f"{len(kills)} kills, {len(sent)} events sent, {errors} errors, accused: {told(watch.accusations)}"
+
+        kills: list[Kill] = []
+        _kill_on(cluster[VICTIM], kills, pinger, watch, options, progress, state)
+        load.stop()
+        settled = _settle(streams, handled, load.sent, progress)
+        # The probe that a missed ack would upset ends a second later, the suspicion is on the wire before that.
+        unhealthy = cluster.unhealthy()
+        watch.close()
+        report = Report(f"kill -9 of {VICTIM}'s detector every {options.interval:g} s for {options.duration:g} s")
+        _judge_kills(report, kills, load.sent, watch, cluster)
+        _judge_peace(report, watch, cluster, streams, unhealthy)
+        _judge_events(report, load.sent, streams, handled, settled)
+    return report
+
+
+def _detectors(agent: Agent) -> tuple[int, ...]:
+    return agent.pids_by_role().get("detector", ())
+
+
+def _kill_on(
+    victim: Agent,
+    kills: list[Kill],
+    pinger: Pinger,
+    watch: Watch,
+    options: Options,
+    progress: Progress,
+    state: Callable[[], str],
+) -> None:
+    begin = time.monotonic()
+    due = begin + options.interval
+    while due < begin + options.duration:
+        time.sleep(max(0.0, due - time.monotonic()))
+        progress.tick(state)
+        due += options.interval
+        for pid in _detectors(victim):
+            kills.append(_kill(victim, pid, pinger, watch, due))
+
+
+def _kill(victim: Agent, pid: int, pinger: Pinger, watch: Watch, until: float) -> Kill:
+    os.kill(pid, signal.SIGKILL)
+    kill = Kill(pid, time.monotonic(), [pinger.ping(victim)])
+    pinged = kill.at
+    while time.monotonic() < until - 0.1 and not watch.acked(kill.pings):
+        if time.monotonic() - pinged >= PING_AGAIN_S:
+            kill.pings.append(pinger.ping(victim))
+            pinged = time.monotonic()
+        time.sleep(0.005)
+    return kill
+
+
+def _got(stream: Stream) -> Counter[bytes]:
+    return Counter(record.payload for record in stream.records if isinstance(record, UserRecord))
+
+
+def _handled(file: Path) -> Counter[bytes]:
+    return Counter(file.read_bytes().splitlines()) if file.exists() else Counter()
+
+
+def _settle(streams: dict[str, Stream], handled: Path, sent: list[Sent], progress: Progress) -> bool:
+    """Wait until ours have all that ours have sent, or nothing comes any more; whether they have all."""
+    seen, since = -1, time.monotonic()
+
+    def done() -> bool:
+        nonlocal seen, since
+        counts = {name: _got(stream) for name, stream in streams.items()}
+        handler = _handled(handled)
+        total = sum(count.total() for count in counts.values()) + handler.total()
+        if total != seen:
+            seen, since = total, time.monotonic()
+        missing = [outcome(sent, counts[name], OURS).lost for name in OURS]
+        missing.append(outcome(sent, handler, OURS, HANDLED).lost)
+        progress.tick(lambda: f"settling: ours still miss {[len(lost) for lost in missing]}")
+        # Quiet in any case: a repetition would come late.
+        return time.monotonic() - since >= (QUIET_S if any(missing) else QUIET_S / 2)
+
+    try:
+        eventually(done, SETTLE_S, "no more events under way", interval_s=0.25)
+    except NeverHeld:
+        return False
+    return True
+
+
+def _judge_kills(report: Report, kills: list[Kill], sent: list[Sent], watch: Watch, cluster: Cluster) -> None:
+    victim = cluster[VICTIM]
+    report.tell("kills", len(kills))
+    report.tell("generations started by the supervisor", victim.log().count("; starting generation "))
+    at_victim = sorted((s for s in sent if s.origin == VICTIM and not s.error), key=lambda s: s.sent_at)
+    pings = watch.pings
+    by_rpc: list[float] = []
+    by_udp: list[float] = []
+    for kill in kills:
+        answers = [s.answered_at for s in at_victim if kill.at <= s.sent_at < kill.at + 5.0]
+        by_rpc.append(min(answers, default=math.inf) - kill.at)
+        acks = [pings[number].acked_at for number in kill.pings if number in pings]
+        by_udp.append(min(acks, default=math.inf) - kill.at)
+    for what, times in (("event request after a kill answered", by_rpc), ("ping after a kill acked", by_udp)):
+        for name, share in (("median", 0.5), ("p95", 0.95)):
+            report.tell(f"first {what}, s ({name})", quantile(times, share))
+        worst = max(times, default=0.0)
+        report.require(
+            f"first {what}, s (longest)", worst, f"< {RECOVERY_BAR_S:g}", worst < RECOVERY_BAR_S
+        )
+    for name in ("s1", "s2", "r1"):
+        errors = Counter(s.error for s in sent if s.origin == name and s.error)
+        if name == VICTIM:
+            report.require_none(f"requests that failed at {name}", errors.total())
+        else:
+            report.tell(f"requests that failed at {name}", errors.total())
+        for error, count in errors.most_common(3):
+            report.tell(f"  {error[:60]!r}", count)
+    slowest = max((s.answered_at - s.sent_at for s in at_victim), default=math.inf)
+    report.tell(f"slowest successful request at {VICTIM}, s", slowest)
+
+
+def _judge_peace(
+    report: Report, watch: Watch, cluster: Cluster, streams: dict[str, Stream], unhealthy: list[str]
+) -> None:
+    report.tell("packets looked at", watch.packets)
+    report.require_none("packets lost to the capture or unreadable", watch.dropped + watch.unreadable)
+    accusations = watch.accusations
+    report.require_none("suspect messages on the wire", sum(a.kind == "suspect" for a in accusations))
+    report.require_none("dead messages on the wire", sum(a.kind == "dead" for a in accusations))
+    if accusations:
+        report.tell("  accusations", told(accusations))
+    for name, lines in cluster.failure_lines().items():
+        report.require_none(f"lines about failed members in the log of {name}", len(lines))
+    for name, stream in streams.items():
+        gone = [r.kind for r in stream.records if isinstance(r, MemberRecord) and r.kind != "member-join"]
+        report.require_none(f"member events except joins on the stream of {name}", len(gone))
+    report.require_none("views of a member that is not alive at the end", len(unhealthy))
+
+
+def _judge_events(
+    report: Report, sent: list[Sent], streams: dict[str, Stream], handled: Path, settled: bool
+) -> None:
+    report.tell("events sent (by s1, s2, r1)", "/".join(str(sum(s.origin == o for s in sent)) for o in ("s1", "s2", "r1")))
+    report.require("agents were quiet at the end", "yes" if settled else "no", "yes", settled)
+    for name, stream in streams.items():
+        got = _got(stream)
+        for origins in (OURS, ("r1",)):
+            result = outcome(sent, got, origins)
+            label = f"events of {'+'.join(origins)} at {name}"
+            report.tell(f"{label}: expected", result.expected)
+            report.tell(f"{label}: arrived though the request failed", result.surplus)
+            judge = report.require_none if name in OURS and origins == OURS else report.tell
+            judge(f"{label}: lost", len(result.lost))
+            judge(f"{label}: repeated", len(result.repeated))
+    got = _handled(handled)
+    for origins in (OURS, ("r1",)):
+        result = outcome(sent, got, origins, HANDLED)
+        label = f"events of {'+'.join(origins)} at {VICTIM}'s handler"
+        report.tell(f"{label}: expected", result.expected)
+        judge = report.require_none if origins == OURS else report.tell
+        judge(f"{label}: lost", len(result.lost))
+        judge(f"{label}: repeated", len(result.repeated))
+
+
+def main() -> int:
+    """The command line."""
+    arguments = parser("Kill the detector of an agent again and again under load.")
+    arguments.add_argument("--duration", type=float, default=None, help="seconds (300; short: 24)")
+    arguments.add_argument("--interval", type=float, default=Options.interval, help="seconds between two kills")
+    arguments.add_argument("--rate", type=float, default=200.0, help="events per second: 1/2 at s1, 1/4 at s2 and r1")
+    given = arguments.parse_args()
+    options = SHORT if given.short else Options()
+    options = replace(
+        options,
+        duration=given.duration or options.duration,
+        interval=given.interval,
+        victim_rate=given.rate / 2,
+        other_rate=given.rate / 4,
+        rehearse=given.rehearse,
+    )
+    end_on_terminate()
+    with workplace(given.keep) as place:
+        report = prove(place.launch, place.directory, options, Progress())
+    return conclude(report, given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
