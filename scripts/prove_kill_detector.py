@@ -247,7 +247,7 @@ def main() -> int:
     """The command line."""
     arguments = parser("Kill the detector of an agent again and again under load.")
     arguments.add_argument("--duration", type=float, default=None, help="seconds (300; short: 24)")
-    arguments.add_argument("--interval", type=float, default=Options.interval, help="seconds between two kills")
+    arguments.add_argument("--interval", type=float, default=2.0, help="seconds between two kills")
     arguments.add_argument("--rate", type=float, default=200.0, help="events per second: 1/2 at s1, 1/4 at s2 and r1")
     given = arguments.parse_args()
     options = SHORT if given.short else Options()

@@ -152,6 +152,7 @@ class Supervisor:
             importlib.import_module(module)
         gc.collect()
         gc.freeze()
+        self._log("INFO", "agent", "Serf agent starting")
         for process in self._processes:
             self._spawn(process)
         self.loop.call_every(CHECK_PERIOD, self._check)

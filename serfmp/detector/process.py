@@ -96,10 +96,6 @@ class Detector:
         recovered = Recovered.replay(tuple(record) for record in records) if records else None
         now = self._loop.clock()
         self._core = Core(core_config(child), random.Random(secrets.randbits(128)), now, child.generation, recovered)
-        if recovered is not None:
-            child.log(
-                "INFO", "agent", f"detector: generation {child.generation} goes on from {len(records)} journal records"
-            )
         child.endpoints.remove_older(child.generation)
         self._packets = make_socket(child.context, zmq.PULL, hwm=PACKET_HWM)
         self._packets.bind(child.endpoints.packets(child.generation))

@@ -4,8 +4,9 @@ Rules:
 
 * One seed gives one run: the network and every node have their own generator, made from the seed.
 * Packets and streams take a short random time; packets may be lost, both are stopped by partitions and by dead hosts.
-* The driver keeps the contract: records of a batch reach the node's journal before anything else of it happens. A killed node loses
-  everything but its journal, its inbox included; its consumers (a list of events for each) go on, and drop repeats by sequence number.
+* The driver keeps the contract: records of a batch reach the node's journal before anything else of it happens.
+* A killed node loses everything but its journal, its inbox included; its consumers (a list of events for each) go on,
+  and drop repeats by sequence number.
 * There is always a fence: when timers fire at a time, every packet that had arrived by then was handed in.
 """
 
