@@ -95,7 +95,7 @@ def prove(launch: Launcher, directory: Path, options: Options, progress: Progres
         unhealthy = cluster.unhealthy()
         watch.close()
         report = Report(f"kill -9 of {VICTIM}'s detector every {options.interval:g} s for {options.duration:g} s")
-        _judge_kills(report, kills, load.sent, watch, cluster)
+        _judge_kills(report, kills, load.sent, watch, cluster, options)
         _judge_peace(report, watch, cluster, streams, unhealthy)
         _judge_events(report, load.sent, streams, handled, settled)
     return report
@@ -122,6 +122,8 @@ def _kill_on(
         due += options.interval
         for pid in _detectors(victim):
             kills.append(_kill(victim, pid, pinger, watch, due))
+    # The last one, too, happens in the middle of the load.
+    time.sleep(max(0.0, begin + options.duration - time.monotonic()))
 
 
 def _kill(victim: Agent, pid: int, pinger: Pinger, watch: Watch, until: float) -> Kill:
@@ -168,10 +170,14 @@ def _settle(streams: dict[str, Stream], handled: Path, sent: list[Sent], progres
     return True
 
 
-def _judge_kills(report: Report, kills: list[Kill], sent: list[Sent], watch: Watch, cluster: Cluster) -> None:
+def _judge_kills(
+    report: Report, kills: list[Kill], sent: list[Sent], watch: Watch, cluster: Cluster, options: Options
+) -> None:
     victim = cluster[VICTIM]
-    report.tell("kills", len(kills))
-    report.tell("generations started by the supervisor", victim.log().count("; starting generation "))
+    planned = 0 if options.rehearse else math.ceil(options.duration / options.interval) - 1
+    report.require("kills", len(kills), str(planned), len(kills) == planned)
+    generations = victim.log().count("; starting generation ")
+    report.require("generations started by the supervisor", generations, "as kills", generations == len(kills))
     at_victim = sorted((s for s in sent if s.origin == VICTIM and not s.error), key=lambda s: s.sent_at)
     pings = watch.pings
     by_rpc: list[float] = []

@@ -74,7 +74,8 @@ class Report:
 
     def write_json(self, path: Path) -> None:
         """The same rows, for machines."""
-        content = {"title": self.title, "passed": not self.missed, "rows": [asdict(row) for row in self.rows]}
+        rows = [asdict(row) | {"figure": finite(row.figure)} for row in self.rows]
+        content = {"title": self.title, "passed": not self.missed, "rows": rows}
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -103,6 +104,11 @@ def shown(figure: Figure) -> str:
     if isinstance(figure, float):
         return f"{figure:.0f}" if abs(figure) >= 1000 else f"{figure:.3g}"
     return str(figure)
+
+
+def finite(figure: Figure) -> Figure | None:
+    """The figure, or None for what JSON has no number for."""
+    return None if isinstance(figure, float) and not math.isfinite(figure) else figure
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -230,10 +230,14 @@ class DetectorState:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """A worker is there, new or again, and runs at most `credits` invocations at once."""
+    """A worker is there, new or for a new dispatcher, and runs at most `credits` invocations at once.
+
+    `held`: the invocations that it has, to be run, running, or ended and not yet `Recorded`. Repeated until answered.
+    """
 
     shard: int
     credits: int
+    held: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +272,13 @@ class Finished:
     output: bytes
     output_size: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The ends of these invocations are in the ledger: the worker may forget them. Also the answer to `WorkerReady`."""
+
+    invocations: list[int]
 
 
 # --- supervisor ⇄ children, on the control socket ---------------------------------------------------------------------
@@ -345,6 +356,7 @@ _FRAMES: Final[tuple[type, ...]] = (
     Run,
     Started,
     Finished,
+    Recorded,
     Start,
     Ready,
     Generations,

@@ -2,3 +2,32 @@
 
 Imports `wire` and `errors` only, and starts fast: the command line depends on it.
 """
+
+from serfmp.client.errors import (
+    AgentError,
+    ClientError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineError,
+    JoinError,
+    ProtocolError,
+)
+from serfmp.client.records import Event, Member, MemberEvent, QueryEvent, UserEvent
+from serfmp.client.sync import Client, Stream
+
+__all__ = [
+    "AgentError",
+    "Client",
+    "ClientError",
+    "ConnectError",
+    "ConnectionLostError",
+    "DeadlineError",
+    "Event",
+    "JoinError",
+    "Member",
+    "MemberEvent",
+    "ProtocolError",
+    "QueryEvent",
+    "Stream",
+    "UserEvent",
+]

@@ -1,4 +1,4 @@
-"""From an event to a handler: specs, dispatcher, lanes, workers, scripts, ledger.
+"""From an event to a handler: specs, dispatcher, lanes, ledger, workers, scripts.
 
-Imports `bus`, `wire` and `errors`.
+Imports `bus`, `wire`, `errors`, the event types of `detector.effects`, and from `agent` what every process is made of.
 """

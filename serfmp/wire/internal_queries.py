@@ -123,8 +123,11 @@ def decode_conflict_response(data: bytes) -> ConflictResponse:
     """Decode the answer to a conflict query, type byte included. Raises `WireError`."""
     body = read_record(data[1:])
     get = body.get
+    name = text(get(b"Name"))
+    if not name:
+        return ConflictResponse()
     return ConflictResponse(
-        name=text(get(b"Name")),
+        name=name,
         address=raw(get(b"Addr")),
         port=uint(get(b"Port"), U16_MAX),
         tags={text(key): text(value) for key, value in mapping(get(b"Tags")).items()},

@@ -175,6 +175,11 @@ class Decompressor:
         self._position, self._width, self._last, self._bits, self._filled = position, width, last, bits, filled
         return self._finished
 
+    def release(self) -> bytearray:
+        """The output itself instead of a copy; the decompressor is of no more use."""
+        out, self._out = self._out, bytearray()
+        return out
+
     def result(self) -> bytes:
         """What came out so far; all of it once a step said that it is finished."""
         return bytes(self._out)

@@ -26,7 +26,7 @@ from serfmp.wire.errors import WireError
 Record = dict[bytes, Any]
 """A decoded body: field name to a value that is not yet checked."""
 
-MAX_ARRAY: Final = 4096
+MAX_ARRAY: Final = 1024
 """Longest array inside a record. The parser reserves eight bytes per claimed element at each level of nesting."""
 
 MAX_ODD_FIELDS: Final = 256

@@ -203,11 +203,11 @@ class StreamReader:
             return _Progress.WAIT
         try:
             plaintext = self._fmt.keyring.open(
-                bytes(self._buffer[_FRAME_HEADER : _FRAME_HEADER + length]), header + self._label
+                bytes(memoryview(self._buffer)[_FRAME_HEADER : _FRAME_HEADER + length]), header + self._label
             )
         except WireError as error:
             raise self._told(str(error), error.kind) from None
-        self._replace(plaintext)
+        self._replace(bytearray(plaintext))
         self._phase = _Phase.LAYER
         return _Progress.ON
 
@@ -226,10 +226,10 @@ class StreamReader:
             end = self._compress.scan(self._buffer, self._compress.fed + budget)
             if end is None:
                 return self._unfinished(self._compress.busy)
-            self._decompressor = open_compress(bytes(self._buffer[:end]), MAX_DECOMPRESSED)
+            self._decompressor = open_compress(bytes(memoryview(self._buffer)[:end]), MAX_DECOMPRESSED)
         except WireError as error:
             raise self._told(str(error), error.kind) from None
-        self._replace(b"")
+        self._replace(bytearray())
         self._phase = _Phase.DECOMPRESSING
         return _Progress.ON
 
@@ -243,7 +243,7 @@ class StreamReader:
         except WireError as error:
             raise self._told(str(error), error.kind) from None
         self._decompressor = None
-        self._replace(decompressor.result())
+        self._replace(decompressor.release())
         if not self._buffer:
             raise self._told("the decompressed message is empty", "empty")
         self._begin_message()
@@ -259,7 +259,7 @@ class StreamReader:
         end = self._scanner.scan(self._buffer, budget)
         if end is None:
             return self._unfinished(self._scanner.busy)
-        self.message = bytes(self._buffer[:end])
+        self.message = bytes(memoryview(self._buffer)[:end])
         self._buffer = bytearray()
         self._phase = _Phase.DONE
         return _Progress.ON
@@ -274,9 +274,9 @@ class StreamReader:
     def _rest(self, _budget: int) -> _Progress:
         return _Progress.WAIT
 
-    def _replace(self, content: bytes) -> None:
+    def _replace(self, content: bytearray) -> None:
         """Go on with the content of an outer layer; what came behind that layer is ignored."""
-        self._buffer = bytearray(content)
+        self._buffer = content
         self._whole = True
 
     def _told(self, text: str, kind: Kind) -> WireError:

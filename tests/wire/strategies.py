@@ -109,11 +109,10 @@ states = st.builds(
     ltimes,
 )
 
-_KEYS = [
-    b"Addr", b"Algo", b"Buf", b"CC", b"DestAddr", b"EventLTime", b"Events", b"Filters", b"Flags", b"From", b"ID",
-    b"Incarnation", b"Join", b"LTime", b"LeftMembers", b"Meta", b"Nack", b"Name", b"Node", b"Nodes", b"Payload", b"Port",
-    b"SeqNo", b"SourceAddr", b"State", b"StatusLTimes", b"Tags", b"Target", b"UserMsgLen", b"UserStateLen", b"Vec", b"Vsn",
-]  # fmt: skip
+_KEYS = (
+    b"Addr Algo Buf CC DestAddr EventLTime Events Filters Flags From ID Incarnation Join LTime LeftMembers Meta Nack "
+    b"Name Node Nodes Payload Port SeqNo SourceAddr State StatusLTimes Tags Target UserMsgLen UserStateLen Vec Vsn"
+).split()
 _values = st.recursive(
     st.none()
     | st.booleans()
@@ -152,7 +151,5 @@ def _damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-wire_bytes = st.one_of(
-    st.binary(max_size=200), _records, st.builds(lambda data: b"\x08" + data, _records), _damaged()
-)
+wire_bytes = st.one_of(st.binary(max_size=200), _records, st.builds(lambda data: b"\x08" + data, _records), _damaged())
 """Bytes of every degree of likeness to the wire."""

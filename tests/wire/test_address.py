@@ -10,7 +10,7 @@ from serfmp.wire.errors import WireError
 
 
 @pytest.mark.parametrize(
-    "raw, text",
+    ("raw", "text"),
     [
         (bytes((127, 0, 0, 1)), "127.0.0.1"),
         (MAPPED_PREFIX + bytes((10, 1, 2, 3)), "10.1.2.3"),

@@ -104,12 +104,16 @@ def test_every_hostile_vector_is_covered() -> None:
     assert set(HOSTILE) >= USABLE_PACKETS | USABLE_STREAMS | set(KINDS)
 
 
+def decode_all(vector: Json) -> None:
+    for message in messages(vector)[0]:
+        if isinstance(message, User):
+            decode_serf(message.payload)
+
+
 @pytest.mark.parametrize("name", REFUSED_PACKETS)
 def test_a_hostile_packet_is_refused(name: str) -> None:
     with pytest.raises(WireError) as caught:
-        for message in messages(HOSTILE[name])[0]:
-            if isinstance(message, User):
-                decode_serf(message.payload)
+        decode_all(HOSTILE[name])
     assert caught.value.kind == KINDS.get(name, caught.value.kind)
     assert caught.value.reply is None
 
@@ -128,7 +132,7 @@ def test_a_hostile_stream_is_refused_and_answered_only_where_the_outer_layers_fa
         assert decode_stream_message(dialler.message) == ErrorReply(str(caught.value))
 
 
-@pytest.mark.parametrize("name, truncated", [("udp-compound-part-overruns", 1), ("udp-compound-empty-part", 0)])
+@pytest.mark.parametrize(("name", "truncated"), [("udp-compound-part-overruns", 1), ("udp-compound-empty-part", 0)])
 def test_good_parts_of_a_bad_compound_are_kept(name: str, truncated: int) -> None:
     found, lost = messages(HOSTILE[name])
     assert len(found) == 1
@@ -141,7 +145,7 @@ def test_a_member_with_undecodable_tags_has_none() -> None:
     assert decode_tags(alive.meta) == {}
 
 
-@pytest.mark.parametrize("name, empty", [("serf-empty-filter", True), ("serf-unknown-filter", False)])
+@pytest.mark.parametrize(("name", "empty"), [("serf-empty-filter", True), ("serf-unknown-filter", False)])
 def test_a_filter_that_nobody_understands_is_an_error_of_the_filter_only(name: str, empty: bool) -> None:
     query = serf_message(name)
     assert isinstance(query, Query)
@@ -183,7 +187,7 @@ def test_a_push_pull_with_fewer_nodes_than_announced_waits_for_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, usable",
+    ("name", "usable"),
     [
         ("tcp-pushpull-vsn-missing", 0),
         ("tcp-pushpull-vsn-3", 0),

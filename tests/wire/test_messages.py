@@ -58,7 +58,7 @@ def test_an_empty_user_message_is_never_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "versions, fine",
+    ("versions", "fine"),
     [
         ((1, 5, 2, 2, 5, 5), True),
         ((1, 1, 1, 0, 0, 0), True),

@@ -23,12 +23,12 @@ def test_the_oldest_protocol_carries_the_bare_role() -> None:
 
 def test_tags_over_the_limit_are_the_users_error() -> None:
     assert len(encode_tags({"k": "v" * 505})) == 512
-    with pytest.raises(UserError, match="^Encoded length of tags exceeds limit of 512 bytes$"):
+    with pytest.raises(UserError, match=r"^Encoded length of tags exceeds limit of 512 bytes$"):
         encode_tags({"k": "v" * 506})
 
 
 @pytest.mark.parametrize(
-    "meta, tags",
+    ("meta", "tags"),
     [
         (b"", {"role": ""}),
         (b"web", {"role": "web"}),

@@ -59,9 +59,9 @@ def generate(spec: str) -> bytes:
         return (pattern.encode("latin-1") * (int(length) // len(pattern) + 1))[: int(length)]
     if kind == "seq":
         return bytes(value & 255 for value in range(int(rest)))
-    seed, length, modulus = map(int, rest.split(":"))
+    seed, size, modulus = map(int, rest.split(":"))
     out = bytearray()
-    for _ in range(length):
+    for _ in range(size):
         seed = (seed * 1664525 + 1013904223) & 0xFFFFFFFF
         out.append((seed >> 24) % modulus if modulus else seed >> 24)
     return bytes(out)

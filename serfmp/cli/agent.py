@@ -1,0 +1,214 @@
+"""`serfmp agent`: runs an agent in the foreground.
+
+Rules: the flags become one `AgentConfig`, or one error: on stdout behind `==> `, with exit code 1 (spec agent.md 1.2,
+1.5, 1.6, 2.1). What is wrong is found in the order of that section. Words behind the flags are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import Any, Final
+
+from serfmp.agent.config import DEFAULT_PORT, DEFAULT_RPC_ADDRESS, AgentConfig
+from serfmp.cli.durations import parse_duration
+from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag, parse_tag
+from serfmp.cli.output import say
+from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
+from serfmp.errors import UserError
+from serfmp.io.rpc_filters import parse_filter
+
+HELP_PREFIX: Final = "==> "
+"""Stands before the help that follows a flag error."""
+
+LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
+PROFILES: Final = ("lan", "wan", "local")
+START_METHODS: Final = ("fork", "exec")
+DEFAULT_BIND: Final = "0.0.0.0"
+DEFAULT_BROADCAST_TIMEOUT_S: Final = 5.0
+BROADCAST_TIMEOUT_MIN_S: Final = 1.0
+DEFAULT_WORKERS: Final = 2
+WORKERS_MAX: Final = 64
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+COMMAND: Final = GoCommand(
+    "agent",
+    "agent [options]",
+    "Runs an agent in the foreground until it is interrupted or told to leave. An agent is one node of a cluster.",
+    [
+        flag(
+            "advertise",
+            "Address that other nodes shall use for this one, where it is not the bound one.",
+            shown="advertise=host[:port]",
+        ),
+        flag(
+            "bind",
+            "Address for gossip, UDP and TCP. IPv6 is written as [::1] or [::1]:7946.",
+            shown="bind=0.0.0.0:7946",
+        ),
+        flag(
+            "broadcast-timeout",
+            "How long a broadcast may take to leave this node, for example before it goes. At least 1s.",
+            shown="broadcast-timeout=5s",
+        ),
+        flag("disable-compression", "Send packets as they are.", kind=BOOLEAN, default=False),
+        flag(
+            "event-handler",
+            "Script that runs for events, with or without filters in front, such as member-join,user:deploy=./x.sh. "
+            "May be given several times.",
+            many=True,
+            shown="event-handler=[filters=]script",
+        ),
+        flag(
+            "join",
+            "Address of a node to join at the start; the agent ends if none of them answers. May be given several "
+            "times.",
+            many=True,
+            shown="join=address",
+        ),
+        flag(
+            "log-level", "Least level of log lines: trace, debug, info, warn or err.", default="", shown="log-level=info"
+        ),
+        flag("node", "Name of this node, unique in the cluster. Default: the host's name.", shown="node=name"),
+        flag("profile", "Timing that fits the network: lan, wan or local.", shown="profile=lan"),
+        flag("replay", "Also deliver user events from before this node joined.", kind=BOOLEAN, default=False),
+        flag("role", "Deprecated: use -tag role=x.", shown="role=x"),
+        flag("rpc-addr", "Address of the RPC, for the other commands.", shown=f"rpc-addr={DEFAULT_RPC_ADDRESS}"),
+        flag(
+            "runtime-dir",
+            "Directory for the sockets between this agent's processes. Default: one below the user's runtime "
+            "directory.",
+            shown="runtime-dir=path",
+        ),
+        flag("start-method", "How processes are started: fork or exec.", shown="start-method=fork"),
+        flag("tag", "Tag of this node. May be given several times.", many=True, shown="tag key=value"),
+        flag(
+            "workers", "Processes that run handlers.", kind=INTEGER, default=DEFAULT_WORKERS, shown="workers=2"
+        ),
+    ],
+)
+
+
+def run(values: dict[str, Any], _words: list[str]) -> int:
+    """Run the agent. Returns its exit code."""
+    try:
+        config = make_config(values)
+    except UserError as error:
+        say(f"==> {error}")
+        return 1
+    try:
+        _check_tags(config.tags)
+    except UserError as error:
+        say("==> Starting Serf agent...")
+        say(f"==> Failed to start the Serf agent: Error creating Serf: {error}")
+        return 1
+    from serfmp.agent.supervisor import run_agent
+
+    return run_agent(config)
+
+
+def make_config(values: dict[str, Any]) -> AgentConfig:
+    """The configuration that these flags mean; prints warnings. Raises `UserError`."""
+    tags = _tags(values["tag"])
+    broadcast_timeout = _broadcast_timeout(values["broadcast_timeout"])
+    node = _node(values["node"])
+    for handler in values["event_handler"]:
+        check_handler(handler)
+    if values["role"]:
+        say("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
+        tags["role"] = values["role"]
+    if broadcast_timeout < BROADCAST_TIMEOUT_MIN_S:
+        say("==> Warning: 'BroadcastTimeout' is too low. Setting to 1s")
+        broadcast_timeout = BROADCAST_TIMEOUT_MIN_S
+    level = _log_level(values["log_level"])
+    bind_host, bind_port = _address(values["bind"] or DEFAULT_BIND, DEFAULT_PORT, "bind")
+    advertise = values["advertise"]
+    advertise_host, advertise_port = _address(advertise, 0, "advertise") if advertise else ("", 0)
+    profile = values["profile"] or PROFILES[0]
+    if profile not in PROFILES:
+        raise UserError(f"Unknown profile: {profile}")
+    if not 1 <= values["workers"] <= WORKERS_MAX:
+        raise UserError(f"Invalid number of workers: {values['workers']}. It must be in range: [1, {WORKERS_MAX}]")
+    method = values["start_method"] or START_METHODS[0]
+    if method not in START_METHODS:
+        raise UserError(f"Invalid start method: {method}. Valid start methods are: [{' '.join(START_METHODS)}]")
+    return AgentConfig(
+        node=node,
+        bind_host=bind_host,
+        bind_port=bind_port,
+        advertise_host=advertise_host,
+        advertise_port=advertise_port,
+        rpc_address=values["rpc_addr"] or DEFAULT_RPC_ADDRESS,
+        start_join=values["join"],
+        replay=values["replay"],
+        handlers=values["event_handler"],
+        tags=tags,
+        log_level=level,
+        profile=profile,
+        compression=not values["disable_compression"],
+        workers=values["workers"],
+        start_method=method,
+        runtime_directory=values["runtime_dir"],
+        broadcast_timeout=broadcast_timeout,
+    )
+
+
+def check_handler(text: str) -> None:
+    """Refuse a handler whose filters are none (spec agent.md 4.1)."""
+    filters, equals, script = text.partition("=")
+    if not equals:
+        return
+    for part in (filters or "*").split(","):
+        if parse_filter(part) is None:
+            raise UserError(f"Invalid event script: Event '{part}' invoking '{script}'")
+
+
+def _tags(texts: tuple[str, ...]) -> dict[str, str]:
+    try:
+        return dict(parse_tag(text) for text in texts)
+    except UserError as error:
+        raise UserError(f"Error: {error}") from None
+
+
+def _check_tags(tags: dict[str, str]) -> None:
+    from serfmp.wire.tags import encode_tags
+
+    encode_tags(tags)
+
+
+def _broadcast_timeout(text: str) -> float:
+    if not text:
+        return DEFAULT_BROADCAST_TIMEOUT_S
+    try:
+        return parse_duration(text) or DEFAULT_BROADCAST_TIMEOUT_S
+    except UserError as error:
+        raise UserError(f"Error: {error}") from None
+
+
+def _node(name: str) -> str:
+    if not name:
+        name = socket.gethostname()
+    if _CONTROL.search(name):
+        raise UserError(f"Invalid node name: {name!r} holds control characters; name the node with -node")
+    return name
+
+
+def _log_level(text: str) -> str:
+    level = text.upper() or "INFO"
+    if level not in LEVELS:
+        raise UserError(f"Invalid log level: {level}. Valid log levels are: [{' '.join(LEVELS)}]")
+    return level
+
+
+def _address(text: str, default_port: int, what: str) -> tuple[str, int]:
+    """Host and port; names are resolved. Without a port the default one."""
+    try:
+        try:
+            host, port_text = split_host_port(text)
+            port = port_number(port_text)
+        except MissingPortError:
+            host, port = text.removeprefix("[").removesuffix("]"), default_port
+        return (resolve_host(host) if host else DEFAULT_BIND), port
+    except UserError as error:
+        raise UserError(f"Invalid {what} address: {error}") from None

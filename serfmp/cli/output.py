@@ -1,0 +1,66 @@
+"""What commands write: results and errors alike on stdout, as Serf does (spec agent.md 3.1); formats of both.
+
+Rules: text of the cluster (names, tags) may hold bytes that are not UTF-8 and control characters. JSON carries them by
+its own rules; tables show control characters escaped, so that nobody in the cluster can write to the operator's
+terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_JSON_HIDDEN: Final = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
+_JSON_ESCAPE: Final = re.compile(r"\\(u[0-9a-f]{4}|.)")
+_JSON_LONG: Final = {"b": "\\u0008", "f": "\\u000c"}
+
+
+def say(text: str = "") -> None:
+    """Write a line to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def complain(text: str) -> None:
+    """Write a line to stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def visible(text: str) -> str:
+    """The text with control characters written as `\\x1b`."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two blanks between; the last cell of a row is not padded.
+
+    A `|` in a cell begins another column, as in Serf: scripts that split its output do not care, those who compare it do.
+    """
+    cells = [[cell.strip() for cell in "|".join(row).split("|")] for row in rows]
+    widths: dict[int, int] = {}
+    for row in cells:
+        for column, cell in enumerate(row):
+            widths[column] = max(widths.get(column, 0), len(cell))
+    lines = [
+        "  ".join([*(f"{cell:{widths[column]}}" for column, cell in enumerate(row[:-1])), row[-1]]) for row in cells
+    ]
+    return "\n".join(lines).strip()
+
+
+def go_json(value: Any) -> str:
+    """JSON as Serf writes it: two blanks of indent, `<`, `>` and `&` escaped, non-ASCII as it is, U+FFFD for what is
+    not text.
+    """  # noqa: D205  one sentence
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = _JSON_ESCAPE.sub(lambda found: _JSON_LONG.get(found[1], found[0]), text)
+    return _JSON_HIDDEN.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return "\ufffd" if 0xD800 <= number <= 0xDFFF else f"\\u{number:04x}"

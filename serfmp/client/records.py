@@ -1,0 +1,143 @@
+"""What an agent tells, as values.
+
+Rules: made from decoded maps; a field of the wrong type raises `ProtocolError`. Text may hold bytes that are not UTF-8, as
+surrogate escapes. Bytes may come as text from older agents, and absent ones as nil (spec agent.md 5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from serfmp.client.errors import ProtocolError
+from serfmp.wire.address import to_text
+from serfmp.wire.errors import WireError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of the cluster (spec agent.md 5.3). `protocol_*` are versions of the gossip, `delegate_*` Serf's."""
+
+    name: str
+    address: str
+    """IP address as text; empty if the agent told none."""
+    port: int
+    tags: Mapping[str, str]
+    status: str
+    """alive, leaving, left, failed or none."""
+    protocol_min: int
+    protocol_max: int
+    protocol_cur: int
+    delegate_min: int
+    delegate_max: int
+    delegate_cur: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEvent:
+    """`kind` is member-join, member-leave, member-failed, member-update or member-reap."""
+
+    kind: str
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UserEvent:
+    """A user event; `ltime` is the Lamport time that its sender gave it."""
+
+    name: str
+    payload: bytes
+    ltime: int
+    coalesce: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEvent:
+    """A query that reached the agent; `id` is what an answer to it names."""
+
+    id: int
+    name: str
+    payload: bytes
+    ltime: int
+
+
+Event = MemberEvent | UserEvent | QueryEvent
+
+
+def field(fields: Any, name: str, kind: type[T]) -> T:
+    """A field of a map, of this type; a missing or nil one is the zero value."""
+    if not isinstance(fields, dict):
+        raise ProtocolError(f"the agent sent a {type(fields).__name__} where a map belongs")
+    value = fields.get(name)
+    if value is None:
+        return kind()
+    if kind is bytes and isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape")
+    if kind is str and isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if not isinstance(value, kind):
+        raise ProtocolError(f"the agent sent a {type(value).__name__} as {name}")
+    return value
+
+
+def to_member(fields: Any) -> Member:
+    """A member from its map."""
+    raw = field(fields, "Addr", bytes)
+    try:
+        address = to_text(raw) if raw else ""
+    except WireError as error:
+        raise ProtocolError(f"the agent sent a bad address: {error}") from error
+    tags: dict[Any, Any] = field(fields, "Tags", dict)
+    return Member(
+        name=field(fields, "Name", str),
+        address=address,
+        port=field(fields, "Port", int),
+        tags={_text(key): _text(value) for key, value in tags.items()},
+        status=field(fields, "Status", str),
+        protocol_min=field(fields, "ProtocolMin", int),
+        protocol_max=field(fields, "ProtocolMax", int),
+        protocol_cur=field(fields, "ProtocolCur", int),
+        delegate_min=field(fields, "DelegateMin", int),
+        delegate_max=field(fields, "DelegateMax", int),
+        delegate_cur=field(fields, "DelegateCur", int),
+    )
+
+
+def to_members(fields: Any) -> tuple[Member, ...]:
+    """The members of the map that holds them, in the agent's order."""
+    rows: list[Any] = field(fields, "Members", list)
+    return tuple(to_member(row) for row in rows)
+
+
+def to_event(fields: Any) -> Event:
+    """An event from its record."""
+    kind = field(fields, "Event", str)
+    name = field(fields, "Name", str)
+    payload = field(fields, "Payload", bytes)
+    ltime = field(fields, "LTime", int)
+    if kind == "user":
+        return UserEvent(name, payload, ltime, field(fields, "Coalesce", bool))
+    if kind == "query":
+        return QueryEvent(field(fields, "ID", int), name, payload, ltime)
+    return MemberEvent(kind, to_members(fields))
+
+
+def to_stats(fields: Any) -> dict[str, dict[str, str]]:
+    """Sections of figures, all as text."""
+    if not isinstance(fields, dict):
+        raise ProtocolError(f"the agent sent a {type(fields).__name__} as stats")
+    return {
+        _text(section): {_text(key): _text(value) for key, value in field(fields, section, dict).items()}
+        for section in fields
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if not isinstance(value, str):
+        raise ProtocolError(f"the agent sent a {type(value).__name__} where text belongs")
+    return value

@@ -1,0 +1,284 @@
+"""The blocking client: one connection to an agent, used from one thread.
+
+Rules:
+
+* Every call has a deadline in seconds; None waits for as long as the agent takes. A call that ran out of time leaves
+  the connection usable: its answer is dropped when it comes.
+* Records that arrive while another answer is awaited wait in their stream, up to `QUEUE_LIMIT`; beyond it the oldest go
+  and `dropped` counts them.
+* Nothing is read between calls: a program that does not call slows down only its own connection.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from serfmp.client.address import join_host_port, port_number, split_host_port
+from serfmp.client.errors import (
+    AgentError,
+    ClientError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineError,
+    JoinError,
+    ProtocolError,
+)
+from serfmp.client.protocol import RPC_VERSION, Conversation, Record, Reply
+from serfmp.client.records import Event, Member, field, to_event, to_members, to_stats
+from serfmp.errors import UserError
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
+
+DIAL_LIMIT_S: Final = 10.0
+"""For connecting, and for writing one request (spec agent.md 3.1)."""
+
+CALL_LIMIT_S: Final = 30.0
+"""Default deadline of a call."""
+
+SLOW_CALL_LIMIT_S: Final = 120.0
+"""Default deadline of `join` and `leave`, which wait for other nodes."""
+
+QUEUE_LIMIT: Final = 65536
+"""Records that wait in one stream."""
+
+_CHUNK: Final = 256 * 1024
+
+
+class Stream(Iterator[Event]):
+    """The events of a subscription. Iterating waits for the next one, for ever; `next_event` waits with a limit."""
+
+    def __init__(self, client: Client, sequence: int) -> None:
+        self._client = client
+        self._sequence = sequence
+        self._events: deque[Event] = deque()
+        self._ended = False
+        self.dropped = 0
+        """Events that were dropped because nobody took them."""
+
+    def __next__(self) -> Event:
+        event = self.next_event(None)
+        if event is None:
+            raise StopIteration
+        return event
+
+    def next_event(self, limit_s: float | None) -> Event | None:
+        """The next event; None if none came within `limit_s` seconds, or the stream was closed.
+
+        Raises `ConnectionLostError` when the agent is gone and all events were taken.
+        """
+        until = None if limit_s is None else time.monotonic() + limit_s
+        while not self._events and not self._ended:
+            if not self._client.wait_for_input(until):
+                return None
+        return self._events.popleft() if self._events else None
+
+    def close(self) -> None:
+        """Tell the agent to send no more. Events that came before can still be taken."""
+        if not self._ended:
+            self._ended = True
+            self._client.end_stream(self._sequence)
+
+    def take(self, record: Record) -> None:
+        """For the client: a record came."""
+        if self._ended:
+            return
+        if len(self._events) >= QUEUE_LIMIT:
+            self._events.popleft()
+            self.dropped += 1
+        self._events.append(to_event(record.body))
+
+
+class Client:
+    """See the module. Making one connects, shakes hands and, with a token, authenticates; errors are `ClientError`s."""
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, auth: str = "", limit_s: float | None = CALL_LIMIT_S) -> None:
+        self._limit_s = limit_s
+        self._conversation = Conversation()
+        self._replies: dict[int, Reply] = {}
+        self._waiting: set[int] = set()
+        self._streams: dict[int, Stream] = {}
+        self._lost: ClientError | None = None
+        self._socket = _dial(address)
+        try:
+            self._call("handshake", {"Version": RPC_VERSION}, limit_s)
+            if auth:
+                self._call("auth", {"AuthKey": auth}, limit_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection, and with it all streams."""
+        self._lost = self._lost or ConnectionLostError("client closed")
+        self._socket.close()
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def members(self) -> tuple[Member, ...]:
+        """All members that the agent knows."""
+        return to_members(self._call("members", None, self._limit_s).body)
+
+    def members_filtered(
+        self, *, name: str = "", status: str = "", tags: Mapping[str, str] | None = None
+    ) -> tuple[Member, ...]:
+        """The members for which all expressions (RE2) match the whole value; empty ones are no filter."""
+        body = {"Name": name, "Status": status, "Tags": dict(tags or {})}
+        return to_members(self._call("members-filtered", body, self._limit_s).body)
+
+    def join(
+        self, addresses: Sequence[str], *, replay: bool = False, limit_s: float | None = SLOW_CALL_LIMIT_S
+    ) -> int:
+        """Join the agents at these addresses; how many were reached. Raises `JoinError` if none was."""
+        reply = self._ask("join", {"Existing": list(addresses), "Replay": replay}, limit_s)
+        reached = field(reply.body, "Num", int) if reply.body is not None else 0
+        if reply.error:
+            raise JoinError(reply.error, reached)
+        return reached
+
+    def event(self, name: str, payload: bytes = b"", *, coalesce: bool = True) -> None:
+        """Send a user event to all nodes."""
+        self._call("event", {"Name": name, "Payload": payload, "Coalesce": coalesce}, self._limit_s)
+
+    def leave(self, *, limit_s: float | None = SLOW_CALL_LIMIT_S) -> None:
+        """Make the agent leave the cluster; it then ends."""
+        self._call("leave", None, limit_s)
+
+    def stats(self) -> dict[str, dict[str, str]]:
+        """The agent's figures: sections of named texts."""
+        return to_stats(self._call("stats", None, self._limit_s).body)
+
+    def stream(self, filters: str = "*") -> Stream:
+        """Subscribe to events: `*`, `member-join`, `user`, `user:deploy`, joined by commas."""
+        sequence = self._send("stream", {"Type": filters})
+        # There before the answer: the first record may be in the same packet.
+        stream = self._streams[sequence] = Stream(self, sequence)
+        try:
+            self._result(sequence, "stream", self._limit_s)
+        except ClientError:
+            self._streams.pop(sequence, None)
+            raise
+        return stream
+
+    # --- for streams --------------------------------------------------------------------------------------------------
+
+    def end_stream(self, sequence: int) -> None:
+        """Stop the subscription with this number; nothing is done on a lost connection."""
+        self._streams.pop(sequence, None)
+        if self._lost is None:
+            self._call("stop", {"Stop": sequence}, self._limit_s)
+
+    def wait_for_input(self, until: float | None) -> bool:
+        """Read once, until the monotonic time `until` (None: for ever). False if nothing came."""
+        if self._lost is not None:
+            raise self._lost
+        try:
+            self._socket.settimeout(None if until is None else max(0.0, until - time.monotonic()))
+            data = self._socket.recv(_CHUNK)
+        except (TimeoutError, BlockingIOError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._lose(ConnectionLostError("client closed"))
+        try:
+            for item in self._conversation.receive(data):
+                self._take(item)
+        except ProtocolError as error:
+            self._lose(error)
+        return True
+
+    # --- inner part ---------------------------------------------------------------------------------------------------
+
+    def _call(self, command: str, body: Mapping[str, Any] | None, limit_s: float | None) -> Reply:
+        reply = self._ask(command, body, limit_s)
+        if reply.error:
+            raise AgentError(reply.error)
+        return reply
+
+    def _ask(self, command: str, body: Mapping[str, Any] | None, limit_s: float | None) -> Reply:
+        return self._wait(self._send(command, body), command, limit_s)
+
+    def _result(self, sequence: int, command: str, limit_s: float | None) -> None:
+        reply = self._wait(sequence, command, limit_s)
+        if reply.error:
+            raise AgentError(reply.error)
+
+    def _send(self, command: str, body: Mapping[str, Any] | None) -> int:
+        if self._lost is not None:
+            raise self._lost
+        sequence, data = self._conversation.request(command, body)
+        self._waiting.add(sequence)
+        try:
+            self._socket.settimeout(DIAL_LIMIT_S)
+            self._socket.sendall(data)
+        except OSError:
+            self._lose(ConnectionLostError("client closed"))
+        return sequence
+
+    def _wait(self, sequence: int, command: str, limit_s: float | None) -> Reply:
+        until = None if limit_s is None else time.monotonic() + limit_s
+        try:
+            while sequence not in self._replies:
+                if not self.wait_for_input(until):
+                    raise DeadlineError(f"the agent did not answer '{command}' within {limit_s:g} s")
+        finally:
+            self._waiting.discard(sequence)
+        return self._replies.pop(sequence)
+
+    def _take(self, item: Reply | Record) -> None:
+        if isinstance(item, Reply):
+            if item.sequence in self._waiting:
+                self._replies[item.sequence] = item
+        elif item.sequence in self._streams:
+            self._streams[item.sequence].take(item)
+
+    def _lose(self, error: ClientError) -> None:
+        self._lost = error
+        self._socket.close()
+        raise error
+
+
+def _dial(address: str) -> socket.socket:
+    """Connect to `host:port`, trying all addresses of the host. Raises `ConnectError` worded as Serf's."""
+    try:
+        host, port_text = split_host_port(address)
+        port = port_number(port_text)
+    except UserError as error:
+        raise ConnectError(f"dial tcp: {error}") from error
+    try:
+        found = socket.getaddrinfo(host or "localhost", port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectError(f"dial tcp: lookup {host}: no such host") from error
+    failed: ConnectError | None = None
+    for family, kind, protocol, _, target in sorted(found, key=lambda entry: entry[0] != socket.AF_INET):
+        connection = socket.socket(family, kind, protocol)
+        connection.settimeout(DIAL_LIMIT_S)
+        try:
+            connection.connect(target)
+        except OSError as error:
+            connection.close()
+            shown = join_host_port(str(target[0]) if host else "", port)
+            reason = "i/o timeout" if isinstance(error, TimeoutError) else f"connect: {_reason(error)}"
+            failed = failed or ConnectError(f"dial tcp {shown}: {reason}")
+        else:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+    raise failed or ConnectError(f"dial tcp: lookup {host}: no such host")
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or 0).lower()

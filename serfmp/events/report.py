@@ -1,0 +1,35 @@
+"""What the log says about a script that has ended, in Serf's words (spec agent.md 4.3)."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from serfmp.events.scripts import OUTPUT_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from serfmp.bus.frames import Finished
+    from serfmp.events.invocation import Invocation
+
+def report_lines(invocation: Invocation, end: Finished) -> Iterator[tuple[str, str]]:
+    """Level and text of each line, in order."""
+    script = invocation.script
+    if end.output_size > OUTPUT_LIMIT:
+        yield "WARN", f"Script '{script}' generated {end.output_size} bytes of output, truncated to {OUTPUT_LIMIT}"
+    if not end.error:
+        output = end.output.decode(errors="surrogateescape")
+        yield "DEBUG", f"Event '{invocation.event}' script output: {output}"
+    reason = end_reason(end)
+    if reason:
+        yield "ERR", f"Error invoking script '{script}': {reason}"
+
+
+def end_reason(end: Finished) -> str:
+    """Why a run failed, such as `exit status 3` or `signal: killed`; empty for a run that did not."""
+    if end.error:
+        return end.error
+    if end.signal:
+        return f"signal: {(signal.strsignal(end.signal) or f'signal {end.signal}').lower()}"
+    return f"exit status {end.code}" if end.code else ""

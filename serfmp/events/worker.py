@@ -1,0 +1,209 @@
+"""A worker process: runs up to `CREDITS` scripts at once and never waits for any of them.
+
+Rules:
+
+* At most `SPAWNS_PER_TURN` scripts are started in one turn, so that the heartbeat stays fresh.
+* The end of a script is kept until the dispatcher has it in its ledger; a new dispatcher is told again.
+* The worker is a sub-reaper: what a script leaves behind becomes its child, is collected when it ends, and is ended with
+  its process group when the worker stops. A daemon with a session of its own is left alone.
+* When the agent stops, or its supervisor has died, nothing new is started; the groups that still live get the given
+  time, then TERM, then `TERM_TIME`, then KILL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from serfmp.agent.orphans import become_subreaper, reap_orphans
+from serfmp.bus import frames
+from serfmp.events.link import DispatcherLink
+from serfmp.events.scripts import SHELL, Script, base_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from serfmp.agent.child import Child
+    from serfmp.bus.loop import Timer
+
+CREDITS: Final = 64
+"""Scripts of one worker at once."""
+
+SPAWNS_PER_TURN: Final = 4
+"""Scripts started in one turn: 3 ms of work."""
+
+SLOW: Final = 1.0
+"""Seconds after which a script is called slow, once (spec agent.md 4.3)."""
+
+REAP_PERIOD: Final = 1.0
+"""Seconds between two looks for ended processes that scripts had left behind."""
+
+TERM_TIME: Final = 2.0
+"""Seconds between TERM and KILL."""
+
+KILL_TIME: Final = 1.0
+"""Seconds after KILL after which the worker ends whatever still hangs in the kernel."""
+
+REPORT_TIME: Final = 0.5
+"""Seconds that the dispatcher gets at the end to take the last results."""
+
+STOP_POLL: Final = 0.02
+"""Seconds between two looks whether everything has ended."""
+
+
+class Worker:
+    """See the module."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._loop = child.loop
+        self._environment = base_environment(os.environb)
+        self._waiting: deque[frames.Run] = deque()
+        self._running: dict[int, tuple[Script, Timer]] = {}
+        self._ended: dict[int, frames.Finished] = {}
+        """Results that the dispatcher has not recorded yet."""
+        self._left_behind: set[int] = set()
+        """Process groups whose script has ended and that still live."""
+        self._spawning = False
+        self._stopping = False
+        become_subreaper()
+        child.on_stop = self._on_stop
+        self._loop.call_every(REAP_PERIOD, self._reap)
+        self._link = DispatcherLink(
+            child, credits=CREDITS, held=self._held, on_live=self._tell_all, on_frame=self._on_frame
+        )
+
+    # --- dispatcher ---------------------------------------------------------------------------------------------------
+
+    def _held(self) -> list[int]:
+        return [*(run.invocation for run in self._waiting), *self._running, *self._ended]
+
+    def _tell_all(self) -> None:
+        """Tell a new dispatcher what it may not know."""
+        for number, (script, _timer) in self._running.items():
+            self._link.send(frames.Started(number, script.group))
+        for finished in self._ended.values():
+            self._link.send(finished)
+
+    def _on_frame(self, frame: Any) -> None:
+        match frame:
+            case frames.Run():
+                if self._stopping:
+                    self._finish(_not_started(frame, "not started, because the agent stops"))
+                    return
+                self._waiting.append(frame)
+                self._spawn_soon()
+            case frames.Recorded(numbers):
+                for number in numbers:
+                    self._ended.pop(number, None)
+
+    # --- scripts ------------------------------------------------------------------------------------------------------
+
+    def _spawn_soon(self) -> None:
+        if not self._spawning and self._waiting:
+            self._spawning = True
+            self._loop.call_soon(self._spawn_some)
+
+    def _spawn_some(self) -> None:
+        self._spawning = False
+        for _ in range(min(SPAWNS_PER_TURN, len(self._waiting))):
+            self._spawn(self._waiting.popleft())
+        self._spawn_soon()
+
+    def _spawn(self, run: frames.Run) -> None:
+        try:
+            script = Script(self._loop, run, self._environment, self._on_end)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            self._finish(_not_started(run, f"fork/exec {SHELL}: {reason}"))
+            return
+        except ValueError:
+            self._finish(_not_started(run, f"fork/exec {SHELL}: the script's text holds a NUL byte"))
+            return
+        timer = self._loop.call_later(SLOW, lambda: self._log(f"Script '{run.script}' slow, execution exceeding 1s"))
+        self._running[run.invocation] = (script, timer)
+        self._link.send(frames.Started(run.invocation, script.group))
+
+    def _on_end(self, script: Script) -> None:
+        number = script.run.invocation
+        _script, timer = self._running.pop(number)
+        timer.cancel()
+        if _group_lives(script.group):
+            self._left_behind.add(script.group)
+        self._finish(
+            frames.Finished(
+                number, script.code, script.signal, "", script.output, script.output_size, script.seconds
+            )
+        )
+
+    def _finish(self, finished: frames.Finished) -> None:
+        self._ended[finished.invocation] = finished
+        self._link.send(finished)
+
+    def _reap(self) -> None:
+        reap_orphans({script.group for script, _timer in self._running.values()})
+        self._left_behind = {group for group in self._left_behind if _group_lives(group)}
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def _on_stop(self, grace: float) -> None:
+        """Start nothing more; the running groups get so many seconds. The supervisor's death (0.0) overrules a grace."""
+        if not self._stopping:
+            self._stopping = True
+            while self._waiting:
+                self._finish(_not_started(self._waiting.popleft(), "not started, because the agent stops"))
+            self._wait_for_ends()
+            self._loop.call_later(grace + TERM_TIME + KILL_TIME, self._loop.stop)
+        elif grace:
+            return
+        self._loop.call_later(grace, lambda: self._end_groups(signal.SIGTERM))
+        self._loop.call_later(grace + TERM_TIME, lambda: self._end_groups(signal.SIGKILL))
+
+    def _end_groups(self, number: signal.Signals) -> None:
+        for script, _timer in self._running.values():
+            self._log(f"Script '{script.run.script}' still runs while the agent stops; it gets {number.name}")
+        self._reap()
+        for group in self._groups():
+            try:
+                os.killpg(group, number)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+    def _groups(self) -> set[int]:
+        return self._left_behind | {script.group for script, _timer in self._running.values()}
+
+    def _wait_for_ends(self, report_until: float = 0.0) -> None:
+        self._reap()
+        if not self._groups():
+            now = self._loop.clock()
+            report_until = report_until or now + REPORT_TIME
+            if not (self._ended and self._link.live) or now >= report_until:
+                self._loop.stop()
+                return
+        self._loop.call_later(STOP_POLL, lambda: self._wait_for_ends(report_until))
+
+    def _log(self, text: str) -> None:
+        self._child.log("WARN", "agent", text)
+
+
+def _not_started(run: frames.Run, reason: str) -> frames.Finished:
+    return frames.Finished(run.invocation, None, 0, reason, b"", 0, 0.0)
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def main(child: Child) -> None:
+    """Be a worker process."""
+    Worker(child)
+    child.ready()
+    child.loop.run()
