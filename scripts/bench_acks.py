@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Acks per second of our agent and of the real one, side by side: with empty queues, and with 4096 queued broadcasts.
 
 Each agent is alone, so that nobody else draws from its queue. A flooding process keeps 64 pings outstanding; rounds
@@ -73,8 +72,13 @@ class Round:
 def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
     """Run it."""
     begin = launch.serf if options.rehearse else launch.serfmp
-    agents = {"s1": begin("s1", profile="lan", log_level="INFO"), "r1": launch.serf("r1", profile="lan", log_level="INFO")}
-    report = Report(f"acks per second with {OUTSTANDING} pings outstanding, lone agents, {psutil.cpu_count()} processors")
+    agents = {
+        "s1": begin("s1", profile="lan", log_level="INFO"),
+        "r1": launch.serf("r1", profile="lan", log_level="INFO"),
+    }
+    report = Report(
+        f"acks per second with {OUTSTANDING} pings outstanding, lone agents, {psutil.cpu_count()} processors"
+    )
     ceiling = _ceiling(launch.options("echo").bind, options.seconds)
     report.tell("echoes per second of the flooding process and an echo in Python (its ceiling)", ceiling)
     progress.say(f"the flooding process alone: {ceiling:.0f} a second")
@@ -95,11 +99,16 @@ def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
         _tell(report, label, rounds)
     fastest = max(r.rate for rounds in (empty, full) for many in rounds.values() for r in many)
     report.require(
-        "ceiling over the fastest round", ceiling / fastest, f">= {CEILING_FACTOR:g}", ceiling >= CEILING_FACTOR * fastest
+        "ceiling over the fastest round",
+        ceiling / fastest,
+        f">= {CEILING_FACTOR:g}",
+        ceiling >= CEILING_FACTOR * fastest,
     )
     stalls = sum(r.stalls for rounds in (empty, full) for many in rounds.values() for r in many)
     report.tell("times that no ack came for 0.2 s", stalls)
-    whole = all(r.depth_before >= options.queued and r.depth_after >= options.queued for many in full.values() for r in many)
+    whole = all(
+        r.depth_before >= options.queued and r.depth_after >= options.queued for many in full.values() for r in many
+    )
     report.require("queues were full before and after each round", "yes" if whole else "no", "yes", whole)
     return report
 
@@ -107,8 +116,7 @@ def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
 def _ceiling(endpoint: Endpoint, seconds: float) -> float:
     echo = flood.start_echo(endpoint)
     try:
-        assert_ready = echo.stdout.readline() if echo.stdout is not None else b""
-        if not assert_ready:
+        if echo.stdout is None or not echo.stdout.readline():
             raise flood.FloodError("the echo did not start")
         return flood.run(endpoint, "echo", outstanding=OUTSTANDING, seconds=seconds, acks=ENDLESS, check=False).rate
     finally:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Let fifty handlers of an agent burn all processors, and measure whether its acks come in time.
 
 Two of our agents and two real ones, profile lan. One event starts fifty handler entries of s1, each a busy loop of
@@ -59,7 +58,9 @@ def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
     """Run it."""
     cluster = start(launch, rehearse=options.rehearse, handlers={VICTIM: [_handler(options.burn)] * options.burners})
     pinger = Pinger(launch.options("prober").bind)
-    report = Report(f"{options.burners} handlers of {VICTIM} burn for {options.burn:g} s on {psutil.cpu_count()} processors")
+    report = Report(
+        f"{options.burners} handlers of {VICTIM} burn for {options.burn:g} s on {psutil.cpu_count()} processors"
+    )
     progress.say("the cluster is complete")
     stop = threading.Event()
     prober = threading.Thread(target=_probe, args=(cluster, pinger, options.rate, stop), daemon=True)
@@ -93,7 +94,9 @@ def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
 
 
 def _handler(duration: float) -> str:
-    loop = f"import time; e = time.monotonic() + {duration}; any(time.monotonic() > e for _ in iter(int, 1))  # {BURNER}"
+    loop = (
+        f"import time; e = time.monotonic() + {duration}; any(time.monotonic() > e for _ in iter(int, 1))  # {BURNER}"
+    )
     return f"user:burn=exec {shlex.quote(sys.executable)} -I -S -c {shlex.quote(loop)}"
 
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Freeze a whole agent, briefly and for long, and count whom it accuses on waking.
 
 Two of our agents and two real ones, profile lan. All processes of s1 get SIGSTOP: twenty times for 0.6 s, longer than a
@@ -65,8 +64,10 @@ def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
     cluster = start(launch, rehearse=options.rehearse)
     victim = cluster[VICTIM]
     rng = random.Random(options.seed)
-    report = Report(f"SIGSTOP of all of {VICTIM}, {options.short_pauses} × {options.short_pause:g} s, "
-                    f"{options.long_pauses} × {options.long_pause:g} s")
+    report = Report(
+        f"SIGSTOP of all of {VICTIM}, {options.short_pauses} × {options.short_pause:g} s, "
+        f"{options.long_pauses} × {options.long_pause:g} s"
+    )
     progress.say("the cluster is complete")
     with Watch(cluster.agents.values()) as watch:
         # A quiet cluster first: the joins' gossip is over.
@@ -109,9 +110,7 @@ def _long_pause(cluster: Cluster, duration: float) -> Waking:
         woken = time.monotonic()
         victim.resume_tree()
     alive_after: dict[str, float] = {}
-    lookers = [
-        threading.Thread(target=_look, args=(cluster[name], woken, alive_after), daemon=True) for name in OTHERS
-    ]
+    lookers = [threading.Thread(target=_look, args=(cluster[name], woken, alive_after), daemon=True) for name in OTHERS]
     for looker in lookers:
         looker.start()
     for looker in lookers:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Pings one agent as fast as it answers, with a fixed number of pings outstanding, and counts the acks.
 
 Runs as a program of its own, so that nothing else takes its time: `flood.py HOST PORT NODE`, result as JSON on standard
@@ -16,6 +15,7 @@ With `--echo` it is the other side: it sends back all that comes, which gives th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import socket
 import struct
@@ -73,7 +73,7 @@ def _check(sock: socket.socket, packets: list[bytes]) -> int:
     """Send some pings and look at each answer; how many acks came."""
     for packet in packets:
         sock.send(packet)
-    seen = []
+    seen: list[int] = []
     for _ in packets:
         try:
             data = sock.recv(65536)
@@ -115,7 +115,11 @@ def run(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks: 
     command = [sys.executable, str(Path(__file__).resolve()), target.host, str(target.port), node]
     command += ["--outstanding", str(outstanding), "--seconds", str(seconds), "--acks", str(acks)]
     done = subprocess.run(
-        [*command, *([] if check else ["--no-check"])], capture_output=True, text=True, timeout=seconds + 60, check=False
+        [*command, *([] if check else ["--no-check"])],
+        capture_output=True,
+        text=True,
+        timeout=seconds + 60,
+        check=False,
     )
     if done.returncode:
         raise FloodError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}")
@@ -138,8 +142,10 @@ def _echo(endpoint: Endpoint) -> None:
         sock.send(data)
         buffer = bytearray(65536)
         view, receive, send = memoryview(buffer), sock.recv_into, sock.send
-        while True:
-            send(view[: receive(buffer)])
+        # The other side ends by closing: what is still under way to it is refused.
+        with contextlib.suppress(ConnectionRefusedError):
+            while True:
+                send(view[: receive(buffer)])
 
 
 def main() -> int:
@@ -157,6 +163,7 @@ def main() -> int:
     target = Endpoint(given.host, given.port)
     if given.echo:
         _echo(target)
+        return 0
     result = flood(
         target,
         given.node,

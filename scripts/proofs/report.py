@@ -62,9 +62,7 @@ class Report:
     def table(self) -> str:
         """All rows as text in columns."""
         verdict = {True: "met", False: "MISSED"}
-        cells = [
-            (row.what, shown(row.figure), row.bar, verdict[row.met] if row.bar else "") for row in self.rows
-        ]
+        cells = [(row.what, shown(row.figure), row.bar, verdict[row.met] if row.bar else "") for row in self.rows]
         widths = [max(len(line[column]) for line in [*cells, ("", "", "bar", "")]) for column in range(4)]
         lines = [self.title, ""]
         for what, figure, bar, met in [("", "measured", "bar", ""), *cells]:

@@ -63,7 +63,7 @@ class Terminal:
     def log(self, when: float, level: str, component: str, text: str) -> None:
         """A log line: `when` is wall time in seconds since the epoch."""
         stamp = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(when))
-        line = f"{stamp} [{level}] {component}: {text}"
+        line = f"{stamp} [{level}] {component}: {text.removesuffix(chr(10))}"
         self.ring.append(line)
         if level_number(level) < self._threshold:
             return

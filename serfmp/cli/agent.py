@@ -16,7 +16,7 @@ from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag, parse_tag
 from serfmp.cli.output import say
 from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
 from serfmp.errors import UserError
-from serfmp.io.rpc_filters import parse_filter
+from serfmp.events.specs import parse_handlers
 
 HELP_PREFIX: Final = "==> "
 """Stands before the help that follows a flag error."""
@@ -67,9 +67,7 @@ COMMAND: Final = GoCommand(
             many=True,
             shown="join=address",
         ),
-        flag(
-            "log-level", "Least level of log lines: trace, debug, info, warn or err.", default="", shown="log-level=info"
-        ),
+        flag("log-level", "Least level of log lines: trace, debug, info, warn or err.", shown="log-level=info"),
         flag("node", "Name of this node, unique in the cluster. Default: the host's name.", shown="node=name"),
         flag("profile", "Timing that fits the network: lan, wan or local.", shown="profile=lan"),
         flag("replay", "Also deliver user events from before this node joined.", kind=BOOLEAN, default=False),
@@ -83,9 +81,7 @@ COMMAND: Final = GoCommand(
         ),
         flag("start-method", "How processes are started: fork or exec.", shown="start-method=fork"),
         flag("tag", "Tag of this node. May be given several times.", many=True, shown="tag key=value"),
-        flag(
-            "workers", "Processes that run handlers.", kind=INTEGER, default=DEFAULT_WORKERS, shown="workers=2"
-        ),
+        flag("workers", "Processes that run handlers.", kind=INTEGER, default=DEFAULT_WORKERS, shown="workers=2"),
     ],
 )
 
@@ -113,8 +109,7 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
     tags = _tags(values["tag"])
     broadcast_timeout = _broadcast_timeout(values["broadcast_timeout"])
     node = _node(values["node"])
-    for handler in values["event_handler"]:
-        check_handler(handler)
+    parse_handlers(values["event_handler"])
     if values["role"]:
         say("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
         tags["role"] = values["role"]
@@ -152,16 +147,6 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
         runtime_directory=values["runtime_dir"],
         broadcast_timeout=broadcast_timeout,
     )
-
-
-def check_handler(text: str) -> None:
-    """Refuse a handler whose filters are none (spec agent.md 4.1)."""
-    filters, equals, script = text.partition("=")
-    if not equals:
-        return
-    for part in (filters or "*").split(","):
-        if parse_filter(part) is None:
-            raise UserError(f"Invalid event script: Event '{part}' invoking '{script}'")
 
 
 def _tags(texts: tuple[str, ...]) -> dict[str, str]:

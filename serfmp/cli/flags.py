@@ -24,6 +24,14 @@ from serfmp.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    BooleanBase = click.ParamType[bool]
+    IntegerBase = click.ParamType[int]
+    DurationBase = click.ParamType[float]
+    AnyType = click.ParamType[Any]
+else:
+    # Not every version of click that may be installed has generic types.
+    BooleanBase = IntegerBase = DurationBase = click.ParamType
+
 HELP_WIDTH: Final = 79
 HELP_INDENT: Final = 28
 """Column at which the explanations of options begin."""
@@ -36,7 +44,7 @@ class FlagError(UserError):
     """A flag that cannot be read: told on stderr, with the command's help on stdout."""
 
 
-class Boolean(click.ParamType):
+class Boolean(BooleanBase):
     """`true` and `false` in the spellings of spec agent.md 1.1."""
 
     name = "boolean"
@@ -53,7 +61,7 @@ class Boolean(click.ParamType):
         raise FlagError(f'invalid boolean value "{value}" for {_name(param)}: parse error')
 
 
-class Integer(click.ParamType):
+class Integer(IntegerBase):
     """A whole number."""
 
     name = "integer"
@@ -67,7 +75,7 @@ class Integer(click.ParamType):
             raise FlagError(f'invalid value "{value}" for flag {_name(param)}: parse error') from None
 
 
-class Duration(click.ParamType):
+class Duration(DurationBase):
     """A duration in seconds."""
 
     name = "duration"
@@ -92,7 +100,7 @@ def flag(
     name: str,
     text: str,
     *,
-    kind: click.ParamType | None = None,
+    kind: AnyType | None = None,
     default: Any = "",
     many: bool = False,
     env: str | None = None,

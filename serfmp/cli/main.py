@@ -65,10 +65,9 @@ def command_list() -> str:
 def _dispatch(words: list[str]) -> int:
     before = words[: words.index("--")] if "--" in words else words
     wants_help = any(word in _HELP_FLAGS for word in before)
+    name, flags, rest = _find_command(words)
     if any(word in _VERSION_FLAGS for word in words):
-        name, flags, rest = "version", [], []
-    else:
-        name, flags, rest = _find_command(words)
+        name, flags = "version", []
     if name not in COMMANDS:
         complain(command_list() + "\n")
         return 0 if wants_help and not name else EXIT_NO_COMMAND

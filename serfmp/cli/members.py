@@ -18,8 +18,8 @@ from serfmp.errors import UserError
 COMMAND: Final = GoCommand(
     "members",
     "members [options]",
-    "Lists the members that the running agent knows. Expressions are RE2; they must match the whole value, and a member "
-    "is shown if all of them match.",
+    "Lists the members that the running agent knows. Expressions are RE2; they must match the whole value, and a "
+    "member is shown if all of them match.",
     [
         flag("detailed", "Also show protocol versions (text format).", kind=BOOLEAN, default=False),
         flag("format", "text (default) or json.", default="text", shown="format=text"),

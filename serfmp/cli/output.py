@@ -32,14 +32,14 @@ def complain(text: str) -> None:
 
 
 def visible(text: str) -> str:
-    """The text with control characters written as `\\x1b`."""
+    """The text with control characters written as hexadecimal escapes."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
     """Columns as wide as their widest cell, two blanks between; the last cell of a row is not padded.
 
-    A `|` in a cell begins another column, as in Serf: scripts that split its output do not care, those who compare it do.
+    A `|` in a cell begins another column, as in Serf.
     """
     cells = [[cell.strip() for cell in "|".join(row).split("|")] for row in rows]
     widths: dict[int, int] = {}
@@ -53,9 +53,7 @@ def table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def go_json(value: Any) -> str:
-    """JSON as Serf writes it: two blanks of indent, `<`, `>` and `&` escaped, non-ASCII as it is, U+FFFD for what is
-    not text.
-    """  # noqa: D205  one sentence
+    """JSON as Serf writes it: two blanks of indent; `<`, `>`, `&` escaped; U+FFFD for bytes that are not text."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     text = _JSON_ESCAPE.sub(lambda found: _JSON_LONG.get(found[1], found[0]), text)
     return _JSON_HIDDEN.sub(_escaped, text)

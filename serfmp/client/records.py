@@ -1,7 +1,7 @@
 """What an agent tells, as values.
 
-Rules: made from decoded maps; a field of the wrong type raises `ProtocolError`. Text may hold bytes that are not UTF-8, as
-surrogate escapes. Bytes may come as text from older agents, and absent ones as nil (spec agent.md 5.1).
+Rules: made from decoded maps; a field of the wrong type raises `ProtocolError`. Text may hold bytes that are not
+UTF-8, as surrogate escapes. Bytes may come as text from older agents, and absent ones as nil (spec agent.md 5.1).
 """
 
 from __future__ import annotations

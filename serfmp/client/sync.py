@@ -139,9 +139,7 @@ class Client:
         body = {"Name": name, "Status": status, "Tags": dict(tags or {})}
         return to_members(self._call("members-filtered", body, self._limit_s).body)
 
-    def join(
-        self, addresses: Sequence[str], *, replay: bool = False, limit_s: float | None = SLOW_CALL_LIMIT_S
-    ) -> int:
+    def join(self, addresses: Sequence[str], *, replay: bool = False, limit_s: float | None = SLOW_CALL_LIMIT_S) -> int:
         """Join the agents at these addresses; how many were reached. Raises `JoinError` if none was."""
         reply = self._ask("join", {"Existing": list(addresses), "Replay": replay}, limit_s)
         reached = field(reply.body, "Num", int) if reply.body is not None else 0

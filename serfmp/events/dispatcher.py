@@ -57,8 +57,6 @@ class Dispatcher:
         self._pool = Pool(child, self)
         self._take_up()
         self._link = DetectorLink(child, members=False, on_event=self._on_event, after=self._ledger.last)
-        if self._ledger.last >= 0:
-            self._link.acknowledge(self._ledger.last)
         child.on_stop = self._on_stop
         child.loop.before_wait.append(self._pump)
 
@@ -72,8 +70,8 @@ class Dispatcher:
         specs = [spec for spec in self._specs if spec.matches(event)]
         if specs and len(given.stdin) > INPUT_LIMIT:
             self.counters["serfmp.events.too_large"] += 1
-            text = f"Event '{label}' has {len(given.stdin)} bytes for its handlers, more than {INPUT_LIMIT}; not handled"
-            self._log("WARN", text)
+            size = len(given.stdin)
+            self._log("WARN", f"Event '{label}' has {size} bytes of input, more than {INPUT_LIMIT}; it is not handled")
             specs = []
         invocations = self._ledger.event(event.sequence, label, given, specs)
         self._link.acknowledge(event.sequence)

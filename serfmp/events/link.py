@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -91,10 +92,8 @@ class DispatcherLink:
         if self.live or generation != self._generation or self._socket is None:
             return
         ready = frames.WorkerReady(self._child.index, self._credits, self._held())
-        try:
+        with suppress(zmq.Again):  # not connected yet
             self._socket.send(self._seal(ready), zmq.NOBLOCK)
-        except zmq.Again:
-            pass  # not connected yet
         self._child.loop.call_later(HELLO_PERIOD, lambda: self._hello(generation))
 
     def _flush(self) -> None:

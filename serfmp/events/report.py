@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from serfmp.bus.frames import Finished
     from serfmp.events.invocation import Invocation
 
+
 def report_lines(invocation: Invocation, end: Finished) -> Iterator[tuple[str, str]]:
     """Level and text of each line, in order."""
     script = invocation.script

@@ -4,8 +4,8 @@ Rules:
 
 * At most `SPAWNS_PER_TURN` scripts are started in one turn, so that the heartbeat stays fresh.
 * The end of a script is kept until the dispatcher has it in its ledger; a new dispatcher is told again.
-* The worker is a sub-reaper: what a script leaves behind becomes its child, is collected when it ends, and is ended with
-  its process group when the worker stops. A daemon with a session of its own is left alone.
+* The worker is a sub-reaper: what a script leaves behind becomes its child, is collected when it ends, and is ended
+  with its process group when the worker stops. A daemon with a session of its own is left alone.
 * When the agent stops, or its supervisor has died, nothing new is started; the groups that still live get the given
   time, then TERM, then `TERM_TIME`, then KILL.
 """
@@ -23,8 +23,6 @@ from serfmp.events.link import DispatcherLink
 from serfmp.events.scripts import SHELL, Script, base_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from serfmp.agent.child import Child
     from serfmp.bus.loop import Timer
 
@@ -133,9 +131,7 @@ class Worker:
         if _group_lives(script.group):
             self._left_behind.add(script.group)
         self._finish(
-            frames.Finished(
-                number, script.code, script.signal, "", script.output, script.output_size, script.seconds
-            )
+            frames.Finished(number, script.code, script.signal, "", script.output, script.output_size, script.seconds)
         )
 
     def _finish(self, finished: frames.Finished) -> None:
@@ -149,7 +145,10 @@ class Worker:
     # --- stopping -----------------------------------------------------------------------------------------------------
 
     def _on_stop(self, grace: float) -> None:
-        """Start nothing more; the running groups get so many seconds. The supervisor's death (0.0) overrules a grace."""
+        """Start nothing more; the running groups get so many seconds.
+
+        The supervisor's death (no grace) overrules a grace that was given before.
+        """
         if not self._stopping:
             self._stopping = True
             while self._waiting:

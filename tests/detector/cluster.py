@@ -224,7 +224,7 @@ class Cluster:
         return True
 
     def _step(self, end: float) -> bool:
-        time = self._queue[0][0] if self._queue else end
+        time = self._queue[0][0] if self._queue else float("inf")
         runnable = [host for host in self.hosts.values() if host.core is not None]
         for host in runnable:
             deadline = host.core.next_deadline() if host.core is not None else None

@@ -47,18 +47,20 @@ def test_large_clusters_stretch_the_interval(size: int, factor: int) -> None:
 
 def test_one_live_partner_is_asked_per_interval() -> None:
     rig = Rig()
-    rig.alive("x")
     rig.alive("y")
     rig.dead("y")
-    rig.take()
-    for _ in range(3):
-        rig.pass_time(60)
-        streams = [effect for effect in rig.take() if isinstance(effect, OpenStream) and effect.request[0] == 6]
-        assert len(streams) <= 2
-        for stream in streams:
-            assert stream.destination == rig.node("x").endpoint
-            rig.core.stream_replied(stream.token, None, "dial tcp: connection refused", remote=True, now=rig.now)
-        rig.core._swim.membership.alive(Alive(rig.node("x").incarnation + 1, "x", address_of("x"), PORT, b"", VERSIONS))
+    times = []
+    for second in range(150):
+        rig.alive("x", second + 1)
+        rig.pass_time(1)
+        for effect in rig.take():
+            if isinstance(effect, OpenStream) and effect.request[0] == 6:
+                assert effect.destination == rig.node("x").endpoint
+                times.append(rig.now)
+                rig.core.stream_replied(effect.token, None, "dial tcp: refused", remote=True, now=rig.now)
+    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    assert len(times) in {4, 5}
+    assert all(30 <= gap <= 31 for gap in gaps)
 
 
 def test_remote_states_become_alive_left_or_a_suspicion() -> None:

@@ -1,0 +1,258 @@
+"""Requests of RPC clients: which commands there are, what their bodies hold, how both are read (spec agent.md 5).
+
+Rules:
+
+* A request is a header and, for commands that have one, a body. Bodies are read for every command of the protocol, also
+  for those that this version does not carry out and for clients that are not authenticated, so that a connection stays
+  in step.
+* Field names are exact. Unknown fields are ignored; missing and nil ones are zero values; text may come as bytes and
+  bytes as text; arrays stand for maps, in the order of the fields. Anything else is refused.
+* A header without a field has its zero value; it does not inherit the one before (a quirk of Serf).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from serfmp.io.rpc_reader import MalformedError, ValueReader
+
+SEQUENCE_MAX: Final = 2**64 - 1
+VERSION_MAX: Final = 2**31 - 1
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """The first request of a connection."""
+
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """The token of the agent's `rpc_auth`."""
+
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UserEvent:
+    """A user event to send."""
+
+    name: str = ""
+    payload: bytes = b""
+    coalesce: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Addresses of agents to join."""
+
+    existing: tuple[str, ...] = ()
+    replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MembersFiltered:
+    """Expressions that members must match; empty ones are no filter."""
+
+    tags: tuple[tuple[str, str], ...] = ()
+    status: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Filters of events, joined by commas."""
+
+    type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Sequence number of the stream that shall end."""
+
+    stop: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No body, or one of a command that this version does not carry out."""
+
+
+Body = Handshake | Auth | UserEvent | Join | MembersFiltered | Stream | Stop | Nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A complete request. `known`: the protocol has this command."""
+
+    sequence: int
+    command: str
+    body: Body
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A request's header."""
+
+    command: str = ""
+    sequence: int = 0
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if not isinstance(value, str):
+        raise MalformedError(f"a {type(value).__name__} where text belongs")
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    if not isinstance(value, bytes):
+        raise MalformedError(f"a {type(value).__name__} where bytes belong")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if value not in {0, 1}:
+        raise MalformedError(f"{value!r} where a boolean belongs" if isinstance(value, int) else "no boolean")
+    return bool(value)
+
+
+def _whole(value: Any, lowest: int, highest: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise MalformedError(f"a {type(value).__name__} where a number belongs")
+    if not lowest <= value <= highest:
+        raise MalformedError(f"the number {value} is out of range")
+    return value
+
+
+def _sequence(value: Any) -> int:
+    return _whole(value, 0, SEQUENCE_MAX)
+
+
+def _version(value: Any) -> int:
+    return _whole(value, -VERSION_MAX - 1, VERSION_MAX)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise MalformedError(f"a {type(value).__name__} where a list belongs")
+    return tuple(_text(item) for item in value)
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        raise MalformedError(f"a {type(value).__name__} where a map belongs")
+    return tuple((_text(key), _text(item)) for key, item in value.items())
+
+
+_Fields = tuple[tuple[str, Callable[[Any], Any]], ...]
+
+_HEADER: Final[_Fields] = (("Command", _text), ("Seq", _sequence))
+
+_BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
+    "handshake": (Handshake, (("Version", _version),)),
+    "auth": (Auth, (("AuthKey", _text),)),
+    "event": (UserEvent, (("Name", _text), ("Payload", _bytes), ("Coalesce", _boolean))),
+    "join": (Join, (("Existing", _texts), ("Replay", _boolean))),
+    "members-filtered": (MembersFiltered, (("Tags", _pairs), ("Status", _text), ("Name", _text))),
+    "stream": (Stream, (("Type", _text),)),
+    "stop": (Stop, (("Stop", _sequence),)),
+    # Not carried out by this version, but read.
+    **dict.fromkeys(
+        (
+            "force-leave",
+            "tags",
+            "monitor",
+            "query",
+            "respond",
+            "install-key",
+            "use-key",
+            "remove-key",
+            "get-coordinate",
+        ),
+        (Nothing, ()),
+    ),
+}
+"""Commands with a body: what it is, and its fields on the wire in the order of the class."""
+
+_WITHOUT_BODY: Final = frozenset({"members", "leave", "stats", "list-keys"})
+
+
+def _read(value: Any, fields: _Fields) -> list[Any] | None:
+    """The values of these fields; None if all are zero."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        found = dict(zip((name for name, _ in fields), value, strict=False))
+    elif isinstance(value, dict):
+        found = value
+    else:
+        raise MalformedError(f"a {type(value).__name__} where a map belongs")
+    return [None if found.get(name) is None else read(found[name]) for name, read in fields]
+
+
+def _make(kind: Callable[..., Any], value: Any, fields: _Fields, names: tuple[str, ...]) -> Any:
+    values = _read(value, fields)
+    if values is None:
+        return kind()
+    return kind(**{name: item for name, item in zip(names, values, strict=True) if item is not None})
+
+
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(kind.__dataclass_fields__)  # type: ignore[attr-defined]  # every body is a dataclass
+
+
+class RequestReader:
+    """The requests of one connection, in order."""
+
+    __slots__ = ("_header", "_values")
+
+    def __init__(self) -> None:
+        self._values = ValueReader()
+        self._header: Header | None = None
+
+    @property
+    def in_body(self) -> bool:
+        """Whether a header was read whose body is not complete."""
+        return self._header is not None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a part of a request is there."""
+        return self._header is not None or self._values.unfinished
+
+    def feed(self, data: bytes) -> None:
+        """Take what the client sent. Raises `MalformedError`."""
+        self._values.feed(data)
+
+    def take(self) -> Request | None:
+        """The next complete request. Raises `MalformedError`, after which the connection is of no use."""
+        if self._header is None:
+            complete, value = self._values.take()
+            if not complete:
+                return None
+            header: Header = _make(Header, value, _HEADER, ("command", "sequence"))
+            if header.command not in _BODIES:
+                return Request(header.sequence, header.command, Nothing(), header.command in _WITHOUT_BODY)
+            self._header = header
+        complete, value = self._values.take()
+        if not complete:
+            return None
+        kind, fields = _BODIES[self._header.command]
+        body: Body = Nothing() if kind is Nothing else _make(kind, value, fields, _names(kind))
+        request = Request(self._header.sequence, self._header.command, body)
+        self._header = None
+        return request

@@ -1,0 +1,78 @@
+"""What the RPC writes: headers, bodies and records as bytes (spec agent.md 5.1, 5.3, 5.4).
+
+Rules: keys in alphabetical order; shortest integers; text as str, bytes as bin, empty payloads as nil. A member is
+encoded once, when its row changes; lists of members are joined from these bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgpack
+
+from serfmp.detector.effects import Event, EventKind, Member, MemberEvent
+
+_EVENT_MEMBERS: Final = b"\x82\xa5Event"
+_MEMBERS_KEY: Final = b"\xa7Members"
+_SHORT_ARRAY: Final = 16
+_MEDIUM_ARRAY: Final = 0x1_0000
+
+
+def pack(value: Any) -> bytes:
+    """A value as the server writes it."""
+    data: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
+    return data
+
+
+def header(sequence: int, error: str = "") -> bytes:
+    """The header of an answer or a record."""
+    return pack({"Error": error, "Seq": sequence})
+
+
+def member(row: Member) -> bytes:
+    """One member."""
+    low, high, current, serf_low, serf_high, serf_current = row.versions
+    return pack(
+        {
+            "Addr": row.address,
+            "DelegateCur": serf_current,
+            "DelegateMax": serf_high,
+            "DelegateMin": serf_low,
+            "Name": row.name,
+            "Port": row.port,
+            "ProtocolCur": current,
+            "ProtocolMax": high,
+            "ProtocolMin": low,
+            "Status": row.status.label,
+            "Tags": dict(sorted(row.tags.items())),
+        }
+    )
+
+
+def members(encoded: Sequence[bytes]) -> bytes:
+    """The body of `members`, from encoded members."""
+    return b"\x81" + _MEMBERS_KEY + _array(len(encoded)) + b"".join(encoded)
+
+
+def event(happened: Event) -> bytes:
+    """The record of an event, without its header."""
+    if isinstance(happened, MemberEvent):
+        rows = [member(row) for row in happened.members]
+        return _EVENT_MEMBERS + pack(happened.kind.label) + _MEMBERS_KEY + _array(len(rows)) + b"".join(rows)
+    return pack(
+        {
+            "Coalesce": happened.coalesce,
+            "Event": EventKind.USER.label,
+            "LTime": happened.ltime,
+            "Name": happened.name,
+            "Payload": happened.payload or None,
+        }
+    )
+
+
+def _array(count: int) -> bytes:
+    if count < _SHORT_ARRAY:
+        return bytes((0x90 | count,))
+    return struct.pack(">BH", 0xDC, count) if count < _MEDIUM_ARRAY else struct.pack(">BI", 0xDD, count)
