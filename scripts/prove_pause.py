@@ -88,6 +88,9 @@ def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
         watch.close()
         if wakings:
             _judge_long(report, wakings, len(_by_victim(watch)) - accused_before)
+            # Everybody else was right to accuse: a capture that saw none of it would prove nothing above.
+            seen = sum(a.sender in OTHERS and a.node == VICTIM for a in watch.accusations)
+            report.require("accusations of the frozen agent by others that were seen", seen, "> 0", seen > 0)
         _judge_end(report, cluster, watch)
     return report
 

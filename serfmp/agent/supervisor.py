@@ -71,6 +71,9 @@ SCRIPT_GRACE: Final = 3.0
 STOP_GRACE: Final = 1.0
 """Seconds that the other children get to finish what they hold."""
 
+SAME_SIGNAL: Final = 0.05
+"""Seconds within which a second signal is the first once more: `timeout` and some shells signal process and group."""
+
 CORE_ROLES: Final = frozenset({"gossip", "detector"})
 """They end when the others have ended."""
 
@@ -106,6 +109,7 @@ class Supervisor:
         self._journals: dict[str, int] = {}
         self._started = False
         self._leaving = False
+        self._signalled_at = 0.0
         self._stopping = False
         self._asked: dict[int, tuple[frames.Ask, Callable[[Any, str], None]]] = {}
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -420,8 +424,10 @@ class Supervisor:
                     self._on_stop_signal(number)
 
     def _on_stop_signal(self, number: int) -> None:
-        if self._stopping:
+        now = time.monotonic()
+        if self._stopping or now - self._signalled_at < SAME_SIGNAL:
             return
+        self._signalled_at = now
         if self._leaving:
             self._stop()
             return

@@ -251,14 +251,6 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """The script runs, as leader of the process group `pid`."""
-
-    invocation: int
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     """The script ended.
 
@@ -354,7 +346,6 @@ _FRAMES: Final[tuple[type, ...]] = (
     DetectorState,
     WorkerReady,
     Run,
-    Started,
     Finished,
     Recorded,
     Start,

@@ -5,8 +5,9 @@ Rules:
 * An event is acknowledged to the detector when it stands in the ledger with all its invocations. The ledger is shared
   memory of the supervisor; a killed dispatcher's successor reads it and goes on behind the last event.
 * An invocation that a live worker has keeps running when the dispatcher is killed; its end is told to the successor.
-* An invocation that a dead worker had is lost or not by `RERUN_CUT_SHORT`: if its script was known to run it is logged,
-  counted, and not run again, since half of it may have been done; if not, it is run.
+* An invocation that a dead worker had is looked up in what the worker had claimed: one that was never begun is run by
+  its successor; one that had ended has ended; one that ran is cut short, which is logged and counted, and by
+  `RERUN_CUT_SHORT` not run again, since half of it may have been done.
 * One process logs what scripts did, so that the log tells it in the order in which it happened.
 """
 
@@ -15,15 +16,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from serfmp.agent.child import process_name
 from serfmp.agent.journal import Journal
 from serfmp.bus import frames
 from serfmp.bus.consumer import DetectorLink
 from serfmp.detector.effects import Event, UserEventReceived
+from serfmp.events.claims import read_claims, remove_claims
 from serfmp.events.invocation import Invocation, event_label, script_input
 from serfmp.events.lanes import QUEUE_LIMIT, SIZE_LIMIT, Lanes
 from serfmp.events.ledger import Ledger
 from serfmp.events.pool import Pool
-from serfmp.events.report import report_lines
+from serfmp.events.report import lost_lines, report_lines
 from serfmp.events.specs import parse_handlers
 
 if TYPE_CHECKING:
@@ -143,28 +146,29 @@ class Dispatcher:
     def on_worker_gone(self, worker: int, generation: int) -> None:
         """What earlier generations of a worker had is cut short, or goes back into its lane."""
         self._lanes.set_credits(worker, 0)
+        name = process_name("worker", worker)
+        claims: dict[int, dict[int, int | None]] = {}
         again: list[int] = []
         for number, debt in list(self._ledger.debts.items()):
             if debt.worker != worker or debt.generation >= generation:
                 continue
-            if debt.started and not RERUN_CUT_SHORT:
-                self.counters["serfmp.events.cut_short"] += 1
-                self._ledger.finished([number])
-                self._lanes.finished(number)
-                self._log(
-                    "WARN",
-                    f"Script '{debt.invocation.script}' was cut short, because the process that ran it died; "
-                    f"event '{debt.invocation.event}' is not handled again",
-                )
-            else:
+            if debt.generation not in claims:
+                claims[debt.generation] = read_claims(self._child.directory, name, debt.generation)
+            begun = claims[debt.generation]
+            if number not in begun:
                 again.append(number)
+                continue
+            cut_short = begun[number] is None
+            self.counters["serfmp.events.cut_short"] += cut_short
+            if cut_short and RERUN_CUT_SHORT:
+                again.append(number)
+                continue
+            self._ledger.finished([number])
+            self._lanes.finished(number)
+            for level, text in lost_lines(debt.invocation, begun[number]):
+                self._log(level, text)
         self._return(again)
-
-    def on_started(self, _worker: int, frame: frames.Started) -> None:
-        """A script runs."""
-        debt = self._ledger.debts.get(frame.invocation)
-        if debt is not None and not debt.started:
-            self._ledger.started(frame.invocation)
+        remove_claims(self._child.directory, name, generation)
 
     def on_finished(self, worker: int, frame: frames.Finished) -> None:
         """A script has ended: write it down, then tell everybody."""

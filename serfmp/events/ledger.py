@@ -4,11 +4,11 @@ Rules:
 
 * An event is in the ledger, with all its invocations, before it is acknowledged to the detector; one record set, all or
   nothing. So a killed dispatcher loses none and repeats none.
-* An invocation is marked *sent*, with worker and generation, before its frame leaves; *started* when the worker says
-  so; it is taken out when its end is known, before the worker is told to forget it.
+* An invocation is marked *sent*, with worker and generation, before its frame leaves; it is taken out when its end is
+  known, before the worker is told to forget it.
 * Numbers of invocations rise for the life of the agent and are never used again: workers know them by number.
 
-Records: `event` (last sequence, next number), `queued`, `sent`, `started`, `returned`, `finished`.
+Records: `event` (last sequence, next number), `queued`, `sent`, `returned`, `finished`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class Debt:
     """Index of the worker that it was sent to; -1: it waits."""
     generation: int = 0
     """Of that worker."""
-    started: bool = False
 
     @property
     def sent(self) -> bool:
@@ -61,7 +60,6 @@ class Ledger:
             "event": self._apply_event,
             "queued": self._apply_queued,
             "sent": self._apply_sent,
-            "started": self._apply_started,
             "returned": self._apply_returned,
             "finished": self._apply_finished,
         }
@@ -89,11 +87,6 @@ class Ledger:
         self._write(("sent", *row) for row in rows)
         for row in rows:
             self._apply_sent(*row)
-
-    def started(self, number: int) -> None:
-        """Its script runs."""
-        self._write([("started", number)])
-        self._apply_started(number)
 
     def returned(self, numbers: list[int]) -> None:
         """No worker has run these: they wait again."""
@@ -126,8 +119,6 @@ class Ledger:
             yield _queued(debt.invocation)
             if debt.sent:
                 yield "sent", number, debt.worker, debt.generation
-            if debt.started:
-                yield "started", number
 
     def _apply_event(self, sequence: int, following: int) -> None:
         self.last = sequence
@@ -141,12 +132,9 @@ class Ledger:
         debt = self.debts[number]
         debt.worker, debt.generation = worker, generation
 
-    def _apply_started(self, number: int) -> None:
-        self.debts[number].started = True
-
     def _apply_returned(self, number: int) -> None:
         debt = self.debts[number]
-        debt.worker, debt.generation, debt.started = _NOBODY, 0, False
+        debt.worker, debt.generation = _NOBODY, 0
 
     def _apply_finished(self, number: int) -> None:
         del self.debts[number]

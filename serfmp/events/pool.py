@@ -45,9 +45,6 @@ class PoolOwner(Protocol):
     def on_worker_gone(self, worker: int, generation: int) -> None:
         """All generations of this worker before this one are dead."""
 
-    def on_started(self, worker: int, frame: frames.Started) -> None:
-        """A script runs."""
-
     def on_finished(self, worker: int, frame: frames.Finished) -> None:
         """A script has ended."""
 
@@ -152,7 +149,5 @@ class Pool:
                     worker.live = True
                     self._owner.on_worker(index, worker.generation, credits, frozenset(held))
                 self.send(index, frames.Recorded([]))
-            case frames.Started() if worker.live:
-                self._owner.on_started(index, frame)
             case frames.Finished() if worker.live:
                 self._owner.on_finished(index, frame)

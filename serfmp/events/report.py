@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+from serfmp.bus.frames import Finished
 from serfmp.events.scripts import OUTPUT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from serfmp.bus.frames import Finished
     from serfmp.events.invocation import Invocation
 
 
@@ -25,6 +25,22 @@ def report_lines(invocation: Invocation, end: Finished) -> Iterator[tuple[str, s
     reason = end_reason(end)
     if reason:
         yield "ERR", f"Error invoking script '{script}': {reason}"
+
+
+def lost_lines(invocation: Invocation, status: int | None) -> Iterator[tuple[str, str]]:
+    """The same for a script whose worker died before it could tell the end.
+
+    `status`: exit code, a signal as a negative number, or None if the script still ran.
+    """
+    if status is None:
+        yield (
+            "WARN",
+            f"Script '{invocation.script}' was cut short, because the process that ran it died; "
+            f"event '{invocation.event}' is not handled again",
+        )
+        return
+    code, number = (status, 0) if status >= 0 else (None, -status)
+    yield from report_lines(invocation, Finished(invocation.number, code, number, "", b"", 0, 0.0))
 
 
 def end_reason(end: Finished) -> str:

@@ -3,6 +3,7 @@
 Rules:
 
 * At most `SPAWNS_PER_TURN` scripts are started in one turn, so that the heartbeat stays fresh.
+* What is begun is claimed in shared memory first (`serfmp.events.claims`), so that a killed worker leaves no doubt.
 * The end of a script is kept until the dispatcher has it in its ledger; a new dispatcher is told again.
 * The worker is a sub-reaper: what a script leaves behind becomes its child, is collected when it ends, and is ended
   with its process group when the worker stops. A daemon with a session of its own is left alone.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.orphans import become_subreaper, reap_orphans
 from serfmp.bus import frames
+from serfmp.events.claims import Claims
 from serfmp.events.link import DispatcherLink
 from serfmp.events.scripts import SHELL, Script, base_environment
 
@@ -66,6 +68,7 @@ class Worker:
         """Process groups whose script has ended and that still live."""
         self._spawning = False
         self._stopping = False
+        self._claims = Claims(child.directory, child.name, child.generation)
         become_subreaper()
         child.on_stop = self._on_stop
         self._loop.call_every(REAP_PERIOD, self._reap)
@@ -80,8 +83,6 @@ class Worker:
 
     def _tell_all(self) -> None:
         """Tell a new dispatcher what it may not know."""
-        for number, (script, _timer) in self._running.items():
-            self._link.send(frames.Started(number, script.group))
         for finished in self._ended.values():
             self._link.send(finished)
 
@@ -96,6 +97,7 @@ class Worker:
             case frames.Recorded(numbers):
                 for number in numbers:
                     self._ended.pop(number, None)
+                    self._claims.forget(number)
 
     # --- scripts ------------------------------------------------------------------------------------------------------
 
@@ -111,6 +113,7 @@ class Worker:
         self._spawn_soon()
 
     def _spawn(self, run: frames.Run) -> None:
+        self._claims.begin(run.invocation)
         try:
             script = Script(self._loop, run, self._environment, self._on_end)
         except OSError as error:
@@ -122,12 +125,12 @@ class Worker:
             return
         timer = self._loop.call_later(SLOW, lambda: self._log(f"Script '{run.script}' slow, execution exceeding 1s"))
         self._running[run.invocation] = (script, timer)
-        self._link.send(frames.Started(run.invocation, script.group))
 
     def _on_end(self, script: Script) -> None:
         number = script.run.invocation
         _script, timer = self._running.pop(number)
         timer.cancel()
+        self._claims.end(number, -script.signal if script.code is None else script.code)
         if _group_lives(script.group):
             self._left_behind.add(script.group)
         self._finish(

@@ -144,6 +144,7 @@ class Connection:
             return
         self._ending = True
         self._pending.clear()
+        self.streams.clear()
         self._loop.call_later(LAST_WRITE_LIMIT, self.close)
         self._mark(self)
 
@@ -182,7 +183,7 @@ class Connection:
             self.close()
             return
         self._watch(writing=bool(self._out) or full)
-        if not self._busy and (self._pending or self._reader.unfinished) and self._out_size < OUT_LIMIT:
+        if not self._busy and self._pending and self._out_size < OUT_LIMIT:
             self._loop.call_soon(self._work)
 
     # --- input --------------------------------------------------------------------------------------------------------
@@ -208,18 +209,22 @@ class Connection:
                 self._reader.feed(data)
             except MalformedError as error:
                 self._broken(str(error))
+            self._parse()
         else:
             self._input_ended = True
             if self._reader.in_body:
                 self._pending.append(_Broken("Failed to evaluate request: decode failed: EOF"))
-            elif self._reader.unfinished and not self._parse():
+            elif self._reader.unfinished:
                 self._pending.append(_Broken("failed to decode request header: unexpected EOF"))
             else:
                 self._pending.append(_Broken(""))
         self._work()
 
     def _parse(self) -> bool:
-        """Take requests out of what was read, up to the limit. Whether there are any, or the input is broken."""
+        """Take requests out of what was read, up to the limit: then either that is reached or no whole one is left.
+
+        Gives whether there are any.
+        """
         while len(self._pending) < PENDING_LIMIT and not self._input_ended:
             try:
                 request = self._reader.take()
@@ -233,7 +238,9 @@ class Connection:
 
     def _broken(self, reason: str) -> None:
         self._input_ended = True
-        part = "Failed to evaluate request: decode failed" if self._reader.in_body else "failed to decode request header"
+        part = (
+            "Failed to evaluate request: decode failed" if self._reader.in_body else "failed to decode request header"
+        )
         self._pending.append(_Broken(f"{part}: {reason}"))
 
     def _work(self) -> None:
@@ -255,6 +262,7 @@ class Connection:
             self._execute(self, item)
         self._working = False
         if self.open:
+            self._parse()
             self._watch(writing=bool(self._interest & WRITE))
 
     # --- output -------------------------------------------------------------------------------------------------------
@@ -264,9 +272,9 @@ class Connection:
         waiting = [stream for stream in self.streams.values() if stream.records]
         while waiting and self._out_size < STREAM_ROOM:
             for stream in waiting:
-                record = stream.records.popleft()
-                self._out.append(memoryview(record))
-                self._out_size += len(record)
+                for part in (stream.header, stream.records.popleft()):
+                    self._out.append(memoryview(part))
+                    self._out_size += len(part)
             waiting = [stream for stream in waiting if stream.records]
 
     def _sent(self, count: int) -> None:

@@ -125,8 +125,8 @@ def _bytes(value: Any) -> bytes:
 
 
 def _boolean(value: Any) -> bool:
-    if value not in {0, 1}:
-        raise MalformedError(f"{value!r} where a boolean belongs" if isinstance(value, int) else "no boolean")
+    if not isinstance(value, int) or value not in {0, 1}:
+        raise MalformedError(f"a {type(value).__name__} where a boolean belongs")
     return bool(value)
 
 

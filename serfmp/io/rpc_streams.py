@@ -60,14 +60,15 @@ def _parse(text: str) -> EventFilter | None:
 class EventStream:
     """One subscription of one client."""
 
-    __slots__ = ("_filters", "_header", "dropped", "records", "sequence")
+    __slots__ = ("_filters", "dropped", "header", "records", "sequence")
 
     def __init__(self, sequence: int, filters: tuple[EventFilter, ...]) -> None:
         self.sequence = sequence
         self._filters = filters
-        self._header = rpc_records.header(sequence)
+        self.header = rpc_records.header(sequence)
+        """Stands before each record."""
         self.records: deque[bytes] = deque()
-        """Records that wait, each with its header."""
+        """Records that wait, without their headers."""
         self.dropped = 0
 
     def wants(self, event: Event) -> bool:
@@ -79,5 +80,5 @@ class EventStream:
         if len(self.records) >= QUEUE_LIMIT:
             self.dropped += 1
             return False
-        self.records.append(self._header + record)
+        self.records.append(record)
         return True

@@ -139,9 +139,11 @@ class Cluster:
         self._settle(host)
 
     def crash(self, host: Host) -> None:
-        """The host is gone, with everything on it."""
+        """The host is gone, with everything on it; its peers see their streams end."""
         host.core = None
         host.inbox.clear()
+        for stream in [stream for stream, (_, target, _) in self._streams.items() if target is host]:
+            self._answer_stream(stream, None)
 
     def restart_from_nothing(self, host: Host) -> None:
         """The agent was ended and is started again, with an empty journal and new consumers."""
@@ -381,6 +383,8 @@ class Cluster:
         )
 
     def _answer_stream(self, stream: int, reply: bytes | None) -> None:
+        if stream not in self._streams:
+            return
         host, _, token = self._streams.pop(stream)
         error = "" if reply is not None else "EOF"
         self._deliver(host, lambda core: core.stream_replied(token, reply, error, False, self.now))

@@ -38,7 +38,9 @@ def address_of(name: str) -> bytes:
 class Rig:
     """A core, its clock, and everything that it has given out."""
 
-    def __init__(self, recovered: Recovered | None = None, generation: int = 1, now: float = 100.0, **config: Any) -> None:
+    def __init__(
+        self, recovered: Recovered | None = None, generation: int = 1, now: float = 100.0, **config: Any
+    ) -> None:
         settings = {"node": OWN, "address": OWN_ADDRESS, "port": PORT, **config}
         self.now = now
         self.core = Core(CoreConfig(**settings), random.Random(7), now, generation, recovered)

@@ -24,17 +24,19 @@ FORBIDDEN = {
     "zmq",
 }
 ALLOWED_OF_OURS = ("serfmp.wire", "serfmp.errors", "serfmp.detector")
-PURE = sorted([
-    *PACKAGE.glob("wire/*.py"),
-    *PACKAGE.glob("detector/swim/*.py"),
-    *PACKAGE.glob("detector/serf/*.py"),
-    *(PACKAGE / "detector" / f"{name}.py" for name in ("core", "effects", "config", "records")),
-])
+PURE = sorted(
+    [
+        *PACKAGE.glob("wire/*.py"),
+        *PACKAGE.glob("detector/swim/*.py"),
+        *PACKAGE.glob("detector/serf/*.py"),
+        *(PACKAGE / "detector" / f"{name}.py" for name in ("core", "effects", "config", "records")),
+    ]
+)
 
 
 def imports(path: Path) -> list[tuple[str, list[str]]]:
     """Modules that a file imports, with the names taken from them."""
-    found = []
+    found: list[tuple[str, list[str]]] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found += [(alias.name, []) for alias in node.names]

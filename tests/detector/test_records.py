@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serfmp.detector.effects import EventRequest, LeaveRequest, Lifecycle, MemberStatus, Plain
-from serfmp.detector.records import Recovered, RecordKind
+from serfmp.detector.records import RecordKind, Recovered
 from serfmp.wire.serf_messages import JoinIntent, LeaveIntent, Query, UserEvent
 from tests.detector.rig import OWN, Rig
 
@@ -62,9 +62,7 @@ def state_of(rig: Rig) -> dict[str, Any]:
         "queries": list(core._serf.queries.saved()),
         "intents": {intent.node: (intent.leaving, intent.ltime) for intent in core._serf.recent_intents},
         "ltimes": {row.name: row.status_ltime for row in core._serf.members},
-        "nodes": {
-            record.name: (record.state, record.incarnation) for record in core._swim.table if record.name != OWN
-        },
+        "nodes": {record.name: (record.state, record.incarnation) for record in core._swim.table if record.name != OWN},
     }
 
 
@@ -112,7 +110,7 @@ def test_every_prefix_of_a_journal_gives_a_core_that_misses_and_repeats_no_event
         records = travelled(whole.journal[:end])
         rig = Rig(Recovered.replay(records), generation=2, now=101.0)
         rig.take()
-        everything = [event for event in rig.core.outbox(0)]
+        everything = list(rig.core.outbox(0))
         sequences = [event.sequence for event in everything]
         assert sequences == sorted(set(sequences))
         statuses = {member.name: member.status for member in rig.core.members()}

@@ -41,17 +41,12 @@ def test_a_successor_sees_how_far_each_invocation_came(descriptor: int) -> None:
     assert ledger.last == -1
     first, second, third = ledger.event(7, "user", given_input(b"\xff\0"), SPECS)
     ledger.sent([(first, 0, 4), (second, 1, 5)])
-    ledger.started(first.number)
     ledger.event(8, "user", given_input(), [])
     successor = Ledger(Journal(descriptor))
     assert same(ledger, successor)
     assert successor.last == 8
     debts = [successor.debts[one.number] for one in (first, second, third)]
-    assert [(debt.sent, debt.started, debt.generation) for debt in debts] == [
-        (True, True, 4),
-        (True, False, 5),
-        (False, False, 0),
-    ]
+    assert [(debt.sent, debt.worker, debt.generation) for debt in debts] == [(True, 0, 4), (True, 1, 5), (False, -1, 0)]
 
 
 def test_numbers_are_never_used_again(descriptor: int) -> None:
@@ -68,7 +63,6 @@ def test_it_compacts_itself_and_stays_the_same(descriptor: int) -> None:
     for sequence in range(2, 3000):
         (one,) = ledger.event(sequence, "user", given_input(b"x" * 1000), SPECS[:1])
         ledger.sent([(one, 0, 1)])
-        ledger.started(one.number)
         ledger.finished([one.number])
     assert list(ledger.debts) == [kept.number]
     assert Journal(descriptor).size < 1_000_000
@@ -86,7 +80,7 @@ def test_a_full_bank_is_compacted_though_nothing_asked_for_it(descriptor: int) -
     assert same(ledger, Ledger(Journal(descriptor)))
 
 
-@given(steps=st.lists(st.tuples(st.sampled_from(["event", "sent", "started", "returned", "finished"]), st.integers(0))))
+@given(steps=st.lists(st.tuples(st.sampled_from(["event", "sent", "returned", "finished"]), st.integers(0))))
 def test_at_any_moment_a_successor_reads_what_the_writer_knew(steps: list[tuple[str, int]]) -> None:
     descriptor = journal.create("test")
     try:
@@ -99,8 +93,6 @@ def test_at_any_moment_a_successor_reads_what_the_writer_knew(steps: list[tuple[
                 match step:
                     case "sent":
                         ledger.sent([(ledger.debts[number].invocation, choice % 2, 1 + choice % 7)])
-                    case "started":
-                        ledger.started(number)
                     case "returned":
                         ledger.returned([number])
                     case "finished":

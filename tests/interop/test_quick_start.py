@@ -1,4 +1,4 @@
-"""The quick start of Serf's documentation and of our README: two agents, join, members, Ctrl-C gives left, kill -9 failed.
+"""The quick start: two agents, join, members, Ctrl-C gives left, kill -9 gives failed.
 
 Every combination of serfmp and the real serf, joining in both directions, by the command line of both.
 """

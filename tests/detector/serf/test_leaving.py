@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from serfmp.detector.effects import Answer, EventKind, JoinRequest, LeaveRequest, Lifecycle, LifecycleChanged, SendPacket
+from serfmp.detector.effects import (
+    Answer,
+    EventKind,
+    JoinRequest,
+    LeaveRequest,
+    Lifecycle,
+    LifecycleChanged,
+    SendPacket,
+)
 from serfmp.detector.records import Recovered
 from serfmp.wire.messages import Alive, Dead, User, decode_packet_message
 from serfmp.wire.serf_messages import LeaveIntent, decode_serf

@@ -23,7 +23,7 @@ JOIN, LEAVE = EventKind.MEMBER_JOIN, EventKind.MEMBER_LEAVE
 
 
 class Table:
-    """A core, and short verbs for the golden table; each intent says whether it was wanted for rebroadcast."""
+    """A core, and short verbs for the golden table."""
 
     def __init__(self, known: bool = True) -> None:
         self.rig = Rig()
@@ -33,7 +33,7 @@ class Table:
         self.rig.take()
 
     def play(self, sequence: str) -> tuple[list[bool], list[EventKind]]:
-        """Carry out words such as `leave5 gone joined`; gives the returns of the intents and the kinds of the events."""
+        """Carry out words such as `leave5 gone joined`; gives what each intent returned, and the events."""
         returns = []
         for word in sequence.split():
             verb, number = word.rstrip("0123456789"), word.lstrip("abcdefghijklmnopqrstuvwxyz-")
@@ -158,7 +158,9 @@ def test_prune_forgets_a_gone_member_at_once_and_a_leaving_one_after_a_while(gon
         rig.pass_time(0.2)
     effects = rig.take()
     assert MemberForgotten("x") in effects
-    kinds = [effect.event.kind for effect in effects if isinstance(effect, Publish) and isinstance(effect.event, MemberEvent)]
+    kinds = [
+        effect.event.kind for effect in effects if isinstance(effect, Publish) and isinstance(effect.event, MemberEvent)
+    ]
     assert kinds[-1] is EventKind.MEMBER_REAP
     assert [member.name for member in rig.core.members()] == [OWN]
 

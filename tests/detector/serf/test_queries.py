@@ -82,7 +82,9 @@ def test_old_queries_are_dropped() -> None:
     assert len(passed_on(rig)) == 1
 
 
-@pytest.mark.parametrize("message", [b"", b"\x05\x80", b"\x09\x80", b"\x02\x80", b"\x06\xc0", b"\x63", b"\x04\xff", b"\x03"])
+@pytest.mark.parametrize(
+    "message", [b"", b"\x05\x80", b"\x09\x80", b"\x02\x80", b"\x06\xc0", b"\x63", b"\x04\xff", b"\x03"]
+)
 def test_other_and_damaged_messages_change_nothing(message: bytes) -> None:
     rig = Rig()
     before = rig.core.stats()

@@ -22,9 +22,7 @@ def send(rig: Rig, name: str, payload: bytes = b"", number: int = 1) -> str:
 
 def got(rig: Rig) -> list[tuple[int, str, bytes]]:
     """User events published since the last look."""
-    return [
-        (event.ltime, event.name, event.payload) for event in rig.events() if isinstance(event, UserEventReceived)
-    ]
+    return [(event.ltime, event.name, event.payload) for event in rig.events() if isinstance(event, UserEventReceived)]
 
 
 def receive(rig: Rig, ltime: int, name: str = "e", payload: bytes = b"") -> None:
@@ -43,11 +41,15 @@ def merge(rig: Rig, join: bool = False, **state: Any) -> None:
         ({}, 513, "user event exceeds configured limit of 512 bytes before encoding"),
         ({}, 500, "encoded user event exceeds configured limit of 512 bytes after encoding"),
         ({"user_event_size_limit": 9216}, 9217, "user event exceeds configured limit of 9216 bytes before encoding"),
-        ({"user_event_size_limit": 9216}, 9210, "encoded user event exceeds configured limit of 9216 bytes after encoding"),
+        (
+            {"user_event_size_limit": 9216},
+            9210,
+            "encoded user event exceeds configured limit of 9216 bytes after encoding",
+        ),
         ({}, 450, ""),
     ],
 )
-def test_the_size_is_checked_before_anything_changes(settings: dict[str, int], size: int, error: str) -> None:
+def test_the_size_is_checked_before_anything_changes(settings: dict[str, Any], size: int, error: str) -> None:
     rig = Rig(**settings)
     assert send(rig, "e", bytes(size - 1)) == error
     assert rig.core.stats()["event_time"] == ("1" if error else "2")
@@ -98,7 +100,14 @@ def test_the_window_has_the_golden_values() -> None:
 
 def test_an_event_is_known_by_time_name_and_payload() -> None:
     rig = Rig()
-    for ltime, name, payload in ((5, "a", b""), (5, "a", b""), (5, "a", b"x"), (5, "b", b""), (6, "a", b""), (5, "b", b"")):
+    for ltime, name, payload in (
+        (5, "a", b""),
+        (5, "a", b""),
+        (5, "a", b"x"),
+        (5, "b", b""),
+        (6, "a", b""),
+        (5, "b", b""),
+    ):
         receive(rig, ltime, name, payload)
     assert got(rig) == [(5, "a", b""), (5, "a", b"x"), (5, "b", b""), (6, "a", b"")]
 

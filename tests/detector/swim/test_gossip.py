@@ -27,9 +27,7 @@ def rig_with(count: int, **config: Any) -> Rig:
 def event_packets(rig: Rig) -> list[SendPacket]:
     """Packets since the last look that carry user messages."""
     return [
-        effect
-        for effect in rig.take()
-        if isinstance(effect, SendPacket) and any(part[0] == 8 for part in effect.parts)
+        effect for effect in rig.take() if isinstance(effect, SendPacket) and any(part[0] == 8 for part in effect.parts)
     ]
 
 
@@ -112,7 +110,10 @@ def test_no_packet_exceeds_its_size(overhead: int) -> None:
     rig.pass_time(3)
     packets = [effect for effect in rig.take() if isinstance(effect, SendPacket)]
     sizes = [
-        sum(len(part) + 2 for part in packet.parts) + (2 if len(packet.parts) > 1 else -2) + 5 * packet.checksum + overhead
+        sum(len(part) + 2 for part in packet.parts)
+        + (2 if len(packet.parts) > 1 else -2)
+        + 5 * packet.checksum
+        + overhead
         for packet in packets
     ]
     assert 1300 < max(sizes) <= 1400

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from serfmp.detector.effects import AnswerStream, CloseStream, OpenStream, SendPacket
@@ -16,7 +18,9 @@ SOURCE = ("127.0.0.9", 40000)
 STATE = encode_push_pull_state(PushPullState(ltime=1, event_ltime=1, query_ltime=1))
 
 
-def node(name: str, incarnation: int = 1, state: NodeState = NodeState.ALIVE, versions: bytes = VERSIONS) -> PushPullNode:
+def node(
+    name: str, incarnation: int = 1, state: NodeState = NodeState.ALIVE, versions: bytes = VERSIONS
+) -> PushPullNode:
     address = OWN_ADDRESS if name == OWN else address_of(name)
     return PushPullNode(name, address, PORT, b"\xff\x80", incarnation, int(state), versions)
 
@@ -58,7 +62,7 @@ def test_one_live_partner_is_asked_per_interval() -> None:
                 assert effect.destination == rig.node("x").endpoint
                 times.append(rig.now)
                 rig.core.stream_replied(effect.token, None, "dial tcp: refused", remote=True, now=rig.now)
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(times)]
     assert len(times) in {4, 5}
     assert all(30 <= gap <= 31 for gap in gaps)
 
@@ -126,7 +130,8 @@ def test_b14_an_initiator_that_had_to_refute_tells_its_partner() -> None:
 
 
 @pytest.mark.parametrize(
-    "versions", [bytes((1, 5, 2, 2, 5, 9)), bytes((1, 5, 9, 2, 5, 5)), bytes((3, 5, 3, 2, 5, 5)), bytes((1, 1, 1, 2, 5, 5))]
+    "versions",
+    [bytes((1, 5, 2, 2, 5, 9)), bytes((1, 5, 9, 2, 5, 5)), bytes((3, 5, 3, 2, 5, 5)), bytes((1, 1, 1, 2, 5, 5))],
 )
 def test_an_incompatible_live_entry_refuses_the_whole_merge(versions: bytes) -> None:
     rig = Rig()

@@ -1,0 +1,161 @@
+"""The rpc process: clients of the RPC, answered from a replica of the detector's state.
+
+Rules:
+
+* The listening socket is inherited, so clients that connect while this process is being restarted wait in its queue.
+* Clients share this process and nothing else: each has its own limits (`serfmp.io.rpc_connection`), no write waits for
+  anybody, and no load of theirs reaches the detector but requests that only it can carry out.
+* An event is acknowledged to the detector once it stands in the queues of all streams that want it.
+* When the agent ends, answers that are under way still go out, as far as the time allows.
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from serfmp.agent.sockets import join_host_port
+from serfmp.bus.consumer import DetectorLink
+from serfmp.io import rpc_records
+from serfmp.io.rpc_commands import Commands
+from serfmp.io.rpc_connection import Connection
+from serfmp.io.rpc_replica import Replica
+
+if TYPE_CHECKING:
+    from serfmp.agent.child import Child
+    from serfmp.detector.effects import Event
+
+CLIENT_LIMIT: Final = 1024
+"""Clients at once; further ones are closed."""
+
+ACCEPTS_PER_TURN: Final = 64
+"""Connections accepted in one turn."""
+
+ACCEPT_PAUSE: Final = 0.1
+"""Seconds without accepting after the system had no descriptor left."""
+
+DESCRIPTORS: Final = CLIENT_LIMIT + 256
+"""Descriptors that this process may need."""
+
+STOP_POLL: Final = 0.01
+"""Seconds between two looks at whether all output is written."""
+
+_MAPPED: Final = "::ffff:"
+
+
+class Server:
+    """See the module."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._loop = child.loop
+        self._clients: set[Connection] = set()
+        self._marked: set[Connection] = set()
+        self._announced = False
+        self._stopping = False
+        self.dropped = 0
+        """Records that streams of slow clients lost."""
+        self.refused = 0
+        """Clients above the limit."""
+        self._replica = Replica()
+        self._link = DetectorLink(child, members=True, on_event=self._on_event, on_frame=self._on_frame)
+        self._commands = Commands(child, self._link, self._replica)
+        self._listener = socket.socket(fileno=child.descriptors["rpc"])
+        self._listener.setblocking(False)
+        self._loop.before_wait.append(self._flush)
+        child.on_stop = self._stop
+
+    # --- the detector's stream ----------------------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Any) -> None:
+        self._replica.take(frame)
+        if self._replica.complete and not self._announced:
+            self._announced = True
+            self._loop.add(self._listener, lambda _events: self._accept())
+            self._child.ready()
+
+    def _on_event(self, event: Event) -> None:
+        record = b""
+        for client in self._clients:
+            for stream in client.streams.values():
+                if stream.wants(event):
+                    record = record or rpc_records.event(event)
+                    if not client.add_record(stream, record):
+                        self.dropped += 1
+                        self._log("WARN", f"Dropping event to ipc.client: {client.name}")
+        self._link.acknowledge(event.sequence)
+
+    # --- clients ------------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # No descriptor or memory left: the connection still waits, so the loop would spin.
+                self._log("ERR", f"Failed to accept client: {error.strerror}")
+                self._loop.remove(self._listener)
+                self._loop.call_later(ACCEPT_PAUSE, self._accept_again)
+                return
+            name = join_host_port(str(address[0]).removeprefix(_MAPPED), address[1])
+            if len(self._clients) >= CLIENT_LIMIT:
+                self.refused += 1
+                self._log("WARN", f"Refused client: {name}: {CLIENT_LIMIT} clients are connected")
+                sock.close()
+                continue
+            self._log("INFO", f"Accepted client: {name}")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._clients.add(
+                Connection(
+                    self._loop, sock, name, self._commands.execute, self._marked.add, self._clients.discard, self._log
+                )
+            )
+
+    def _accept_again(self) -> None:
+        if not self._stopping:
+            self._loop.add(self._listener, lambda _events: self._accept())
+
+    def _flush(self) -> None:
+        """At the end of a turn: write what it produced."""
+        marked = list(self._marked)
+        self._marked.clear()
+        for client in marked:
+            client.flush()
+
+    def _log(self, level: str, text: str) -> None:
+        self._child.log(level, "agent.ipc", text)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _stop(self, grace: float) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        self._loop.remove(self._listener)
+        until = self._loop.clock() + grace
+
+        def look() -> None:
+            done = not self._commands.under_way and all(client.idle for client in self._clients)
+            if done or self._loop.clock() >= until:
+                self._loop.stop()
+            else:
+                self._loop.call_later(STOP_POLL, look)
+
+        look()
+
+
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def main(child: Child) -> None:
+    """Be the rpc process."""
+    _allow_descriptors()
+    Server(child)
+    child.loop.run()

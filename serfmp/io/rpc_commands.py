@@ -1,0 +1,224 @@
+"""What the RPC commands do (spec agent.md 5.3).
+
+Rules: reads are answered from the replica at once; `join`, `event` and `leave` go to the detector and are answered when
+it answers, by this or a later generation of it, or with an error at the deadline. A command that the protocol has and
+this table has not is answered with `Unsupported command`, and the connection stays; one that the protocol does not have
+closes it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import platform
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from serfmp.detector.effects import EventRequest, JoinRequest, LeaveRequest
+from serfmp.detector.effects import Request as CoreRequest
+from serfmp.errors import UserError
+from serfmp.events.specs import parse_handlers
+from serfmp.io import rpc_protocol as protocol
+from serfmp.io import rpc_records
+from serfmp.io.rpc_streams import EventStream, parse_filters
+
+if TYPE_CHECKING:
+    from serfmp.agent.child import Child
+    from serfmp.bus.consumer import DetectorLink
+    from serfmp.io.rpc_connection import Connection
+    from serfmp.io.rpc_protocol import Request
+    from serfmp.io.rpc_replica import Replica
+
+RPC_VERSION: Final = 1
+
+REQUEST_LIMIT: Final = 30.0
+"""Seconds that the detector has for an answer."""
+
+JOIN_LIMIT: Final = 60.0
+"""Seconds for a join, which waits for other nodes."""
+
+_WITHOUT_TOKEN: Final = frozenset({"handshake", "auth"})
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+
+Answered = Callable[[Any, str], None]
+
+
+class Commands:
+    """Carries out requests of any connection."""
+
+    def __init__(self, child: Child, link: DetectorLink, replica: Replica) -> None:
+        self._child = child
+        self._link = link
+        self._replica = replica
+        self._auth = child.config.rpc_auth.encode("utf-8", "surrogateescape")
+        self.under_way = 0
+        """Requests that wait for the detector."""
+        self._table: Final[dict[str, Callable[[Connection, Request], None]]] = {
+            "handshake": self._handshake,
+            "auth": self._authenticate,
+            "members": lambda connection, request: connection.answer(request, body=replica.members_body()),
+            "members-filtered": self._members_filtered,
+            "join": self._join,
+            "event": self._event,
+            "leave": self._leave,
+            "stream": self._stream,
+            "stop": self._stop,
+            "stats": self._stats,
+        }
+
+    def execute(self, connection: Connection, request: Request) -> None:
+        """Carry out a request; `connection.answer` is called now or later."""
+        if not connection.handshaken and request.command != "handshake":
+            self._refuse(connection, request, "Handshake required", "Handshake required")
+        elif self._auth and not connection.authenticated and request.command not in _WITHOUT_TOKEN:
+            self._log("WARN", "Client sending commands before auth")
+            connection.answer(request, "Authentication required")
+        elif not request.known:
+            self._refuse(connection, request, "Unsupported command", f"command '{request.command}' not recognized")
+        elif request.command in self._table:
+            self._table[request.command](connection, request)
+        else:
+            connection.answer(request, "Unsupported command")
+
+    # --- the connection itself ----------------------------------------------------------------------------------------
+
+    def _handshake(self, connection: Connection, request: Request) -> None:
+        if not isinstance(request.body, protocol.Handshake) or request.body.version != RPC_VERSION:
+            connection.answer(request, "Unsupported IPC version")
+        elif connection.handshaken:
+            connection.answer(request, "Handshake already performed")
+        else:
+            connection.handshaken = True
+            connection.answer(request)
+
+    def _authenticate(self, connection: Connection, request: Request) -> None:
+        key = request.body.key if isinstance(request.body, protocol.Auth) else ""
+        if hmac.compare_digest(key.encode("utf-8", "surrogateescape"), self._auth):
+            connection.authenticated = True
+            connection.answer(request)
+        else:
+            connection.answer(request, "Invalid authentication token")
+
+    def _refuse(self, connection: Connection, request: Request, error: str, log: str) -> None:
+        self._log("ERR", f"Failed to evaluate request: {log}")
+        connection.answer(request, error)
+        connection.end()
+
+    # --- reads --------------------------------------------------------------------------------------------------------
+
+    def _members_filtered(self, connection: Connection, request: Request) -> None:
+        wanted = request.body if isinstance(request.body, protocol.MembersFiltered) else protocol.MembersFiltered()
+        try:
+            body = self._replica.filtered_body(wanted)
+        except UserError as error:
+            connection.answer(request, str(error))
+        else:
+            connection.answer(request, body=body)
+
+    def _stats(self, connection: Connection, request: Request) -> None:
+        config = self._child.config
+        own = self._replica.member(config.node)
+        handlers = {
+            f"{spec.kind.label if spec.kind is not None else '*'}:{spec.name}": spec.script
+            for spec in parse_handlers(config.handlers)
+        }
+        machine = platform.machine()
+        runtime = {
+            "arch": _ARCHITECTURES.get(machine, machine),
+            "cpu_count": str(os.cpu_count() or 1),
+            "goroutines": str(threading.active_count()),
+            "max_procs": str(len(os.sched_getaffinity(0))),
+            "os": platform.system().lower(),
+            "version": f"python{platform.python_version()}",
+        }
+        sections = {
+            "agent": {"name": config.node},
+            "event_handlers": handlers,
+            "runtime": runtime,
+            "serf": dict(sorted(self._replica.serf_stats().items())),
+            "tags": dict(sorted((own.tags if own is not None else config.tags).items())),
+        }
+        connection.answer(request, body=rpc_records.pack(sections))
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    def _stream(self, connection: Connection, request: Request) -> None:
+        filters = parse_filters(request.body.type if isinstance(request.body, protocol.Stream) else "")
+        if request.sequence in connection.streams:
+            connection.answer(request, "Stream with given sequence exists")
+        elif filters is None:
+            connection.answer(request, "Invalid event filter")
+        else:
+            # After the answer: the success header comes before the first record.
+            connection.answer(request)
+            connection.streams[request.sequence] = EventStream(request.sequence, filters)
+
+    def _stop(self, connection: Connection, request: Request) -> None:
+        if isinstance(request.body, protocol.Stop):
+            connection.streams.pop(request.body.stop, None)
+        connection.answer(request)
+
+    # --- what the detector does ---------------------------------------------------------------------------------------
+
+    def _event(self, connection: Connection, request: Request) -> None:
+        event = request.body if isinstance(request.body, protocol.UserEvent) else protocol.UserEvent()
+        if self._child.log_sink.enabled("DEBUG"):
+            payload = event.payload.decode("utf-8", "backslashreplace")
+            self._agent_log(
+                "DEBUG",
+                f"Requesting user event send: {event.name}. Coalesced: {str(event.coalesce).lower()}. "
+                f'Payload: "{payload}"',
+            )
+
+        def answered(_value: Any, error: str) -> None:
+            if error:
+                self._agent_log("WARN", f"failed to send user event: {error}")
+            connection.answer(request, error)
+
+        self._ask(EventRequest(event.name, event.payload, event.coalesce), REQUEST_LIMIT, answered)
+
+    def _join(self, connection: Connection, request: Request) -> None:
+        join = request.body if isinstance(request.body, protocol.Join) else protocol.Join()
+        replay = str(join.replay).lower()
+        self._agent_log("INFO", f"joining: [{' '.join(join.existing)}] replay: {replay}")
+
+        def answered(value: Any, error: str) -> None:
+            reached = value if isinstance(value, int) else 0
+            if reached:
+                self._agent_log("INFO", f"joined: {reached} nodes")
+            if error:
+                self._agent_log("WARN", f"error joining: {error}")
+            connection.answer(request, error, rpc_records.pack({"Num": reached}))
+
+        if join.existing:
+            self._ask(JoinRequest(join.existing, join.replay), JOIN_LIMIT, answered)
+        else:
+            answered(0, "")
+
+    def _leave(self, connection: Connection, request: Request) -> None:
+        self._log("INFO", "Graceful leave triggered")
+        self._agent_log("INFO", "requesting graceful leave from Serf")
+        limit = REQUEST_LIMIT + 2 * self._child.config.broadcast_timeout
+        self._ask(LeaveRequest(), limit, lambda _value, error: connection.answer(request, error))
+
+    def _ask(self, request: CoreRequest, limit: float, answered: Answered) -> None:
+        """Ask the detector; `answered` is called once, with an error if there is no answer within `limit` seconds."""
+        self.under_way += 1
+        open_ = [answered]
+
+        def once(value: Any, error: str) -> None:
+            if open_:
+                timer.cancel()
+                self.under_way -= 1
+                open_.pop()(value, error)
+
+        error = f"the detector did not answer within {limit:.0f} s"
+        timer = self._child.loop.call_later(limit, lambda: once(None, error))
+        self._link.ask(request, once)
+
+    def _log(self, level: str, text: str) -> None:
+        self._child.log(level, "agent.ipc", text)
+
+    def _agent_log(self, level: str, text: str) -> None:
+        self._child.log(level, "agent", text)
