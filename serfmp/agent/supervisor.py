@@ -368,6 +368,7 @@ class Supervisor:
         if self._stopping:
             return
         self._stopping = True
+        self._terminal.release()
         self._log("INFO", "agent", "requesting serf shutdown")
         if self.exit_code:
             self._log("WARN", "serf", "Shutdown without a Leave")

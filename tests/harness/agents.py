@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """How an agent is started. `directory` takes its log and, for serfmp, its runtime directory.
+    """How an agent is started. `directory` takes its log.
 
     `extra` is appended to the command line, `env` is added to the environment.
     """
@@ -73,9 +74,10 @@ class AgentOptions:
 
 def start_serfmp(options: AgentOptions) -> "Agent":
     """Start our agent, with the Python that runs this."""
-    runtime = options.directory / "run"
-    command = [sys.executable, "-m", "serfmp", "agent", *options.flags(), f"-runtime-dir={runtime}", *options.extra]
-    return Agent("serfmp", command, options)
+    # Not below options.directory: the path of a unix socket has 107 bytes, and pytest's names are long.
+    runtime = tempfile.TemporaryDirectory(prefix="s")
+    command = [sys.executable, "-m", "serfmp", "agent", *options.flags(), f"-runtime-dir={runtime.name}", *options.extra]
+    return Agent("serfmp", command, options, runtime)
 
 
 def start_serf(options: AgentOptions) -> "Agent":
@@ -90,7 +92,14 @@ def start_serf(options: AgentOptions) -> "Agent":
 class Agent:
     """One agent, from its start to the end of all its processes."""
 
-    def __init__(self, kind: str, command: Sequence[str], options: AgentOptions) -> None:
+    def __init__(
+        self,
+        kind: str,
+        command: Sequence[str],
+        options: AgentOptions,
+        runtime: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self._runtime = runtime
         self.kind = kind
         self.options = options
         self.command = tuple(command)
@@ -288,6 +297,8 @@ class Agent:
             self._writer.join(LOOK_S)
             if self._process.stdout is not None and not self._writer.is_alive():
                 self._process.stdout.close()
+            if self._runtime is not None:
+                self._runtime.cleanup()
 
 
 def _copy(source: IO[bytes], target: Path) -> None:

@@ -36,7 +36,7 @@ def command(program: Sequence[str], agent: Agent, *words: str) -> str:
     """Run a command of the command line against an agent; its output."""
     name, *rest = words
     done = subprocess.run(
-        [*program, name, f"-rpc-addr={agent.options.rpc.text}", *rest],
+        [*program, name, f"-rpc-addr={agent.options.rpc}", *rest],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -56,7 +56,7 @@ def rows(output: str) -> dict[str, str]:
 def test_join_event_and_interrupt(launch: Launcher, first: str, second: str) -> None:
     one, two = start(launch, first, "one"), start(launch, second, "two")
     programs = [SERFMP] + ([REAL] if "serf" in {first, second} else [])
-    joined = command(programs[-1], two, "join", one.bind.text)
+    joined = command(programs[-1], two, "join", str(one.bind))
     assert joined == "Successfully joined cluster by contacting 1 nodes.\n"
     both = {"one": "alive", "two": "alive"}
     for agent in (one, two):
