@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import time
 from dataclasses import dataclass, replace
 
 import psutil
@@ -33,8 +34,11 @@ PAYLOAD = 440
 ACKS_WITH_FULL_QUEUE = 6000
 """Two events an ack, three transmissions each: up to 3 × 4096 / 2 = 6144 acks no event has left the queue."""
 
-LONGEST_S = 60.0
+LONGEST_S = 20.0
 """For those acks."""
+
+STATS_AGE_S = 1.5
+"""Figures of `stats` are at most so old."""
 
 DRAIN_S = 60.0
 """For a queue to be empty again."""
@@ -60,13 +64,22 @@ SHORT = Options(rounds=2, seconds=1.0)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Rate in acks per second; processor time of the whole agent in microseconds per ack; queue depths around it."""
+    """What came; processor time of the whole agent in microseconds per ack; depths of its queue before and after."""
 
-    rate: float
+    flooded: flood.Flooded
     cost_us: float
-    stalls: int
     depth_before: int
     depth_after: int
+
+    @property
+    def rate(self) -> float:
+        """Acks per second."""
+        return self.flooded.rate
+
+    @property
+    def stalls(self) -> int:
+        """How often nothing came for a while."""
+        return self.flooded.stalls
 
 
 def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
@@ -118,7 +131,7 @@ def _ceiling(endpoint: Endpoint, seconds: float) -> float:
     try:
         if echo.stdout is None or not echo.stdout.readline():
             raise flood.FloodError("the echo did not start")
-        return flood.run(endpoint, "echo", outstanding=OUTSTANDING, seconds=seconds, acks=ENDLESS, check=False).rate
+        return flood.run(endpoint, "echo", outstanding=OUTSTANDING, seconds=seconds, acks=ENDLESS, echo=True).rate
     finally:
         echo.kill()
         echo.wait()
@@ -130,7 +143,9 @@ def _measure(agent: Agent, seconds: float, acks: int) -> Round:
     before, cost = _depth(agent), _processor_time(agent)
     result = flood.run(agent.bind, agent.node, outstanding=OUTSTANDING, seconds=seconds, acks=acks)
     cost = _processor_time(agent) - cost
-    return Round(result.rate, cost / result.acks * 1e6, result.stalls, before, _depth(agent))
+    # Ours tells its figures once a second: what it says at once may be older than the flood.
+    time.sleep(STATS_AGE_S)
+    return Round(result, cost / result.acks * 1e6, before, _depth(agent))
 
 
 def _depth(agent: Agent) -> int:
@@ -148,6 +163,7 @@ def _fill(agent: Agent, count: int, generation: int) -> None:
     client = agent.client()
     for number in range(count):
         client.event("fill", f"{generation}-{number}-".encode().ljust(PAYLOAD, b"x"))
+    time.sleep(STATS_AGE_S)
 
 
 def _drain(agent: Agent) -> None:
@@ -170,6 +186,16 @@ def _tell(report: Report, label: str, rounds: dict[str, list[Round]]) -> None:
             report.tell(f"{label}: {name}: acks per second ({what})", value)
         costs = statistics.median(r.cost_us for r in many)
         report.tell(f"{label}: {name}: processor time of the agent, µs per ack (median)", costs)
+        acks = [r.flooded for r in many]
+        for what, values in (
+            ("bytes per ack with what it carries", [a.size for a in acks]),
+            ("bytes of coordinate per ack", [a.payload for a in acks]),
+            ("messages piggybacked per ack", [a.piggybacked for a in acks]),
+            ("share of acks that are compressed", [a.compressed for a in acks]),
+        ):
+            report.tell(f"{label}: {name}: {what}", statistics.mean(values))
+        others = sum(a.others for a in acks)
+        report.require_none(f"{label}: {name}: datagrams that are no ack, or the second of a ping", others)
     ours, real = (statistics.median(r.rate for r in rounds[name]) for name in ("s1", "r1"))
     report.tell(f"{label}: ratio of the medians, s1 to r1", ours / real)
 

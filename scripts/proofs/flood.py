@@ -1,13 +1,14 @@
-"""Pings one agent as fast as it answers, with a fixed number of pings outstanding, and counts the acks.
+"""Pings one agent as fast as it answers, with a fixed number of pings outstanding, and checks every answer afterwards.
 
 Runs as a program of its own, so that nothing else takes its time: `flood.py HOST PORT NODE`, result as JSON on standard
 output. Rules:
 
 * Each datagram that comes back lets the next ping go. When none comes for `STALL_S`, what is outstanding counts as lost
   and is sent again.
-* First one ping each of all outstanding ones is answered and decoded: every datagram must hold exactly one ack, of a
-  ping that was sent, or counting datagrams would not be counting acks.
-* Packets are built beforehand; the loop does two system calls per ack.
+* Every ping has a sequence number of its own: no agent can answer from a cache, and no answer can be counted twice.
+* Pings are built beforehand and answers are kept and decoded afterwards: the loop does two system calls per ack. Only
+  acks of pings that were sent count, each once; what else came is told. What an ack carries is told, too, because acks
+  that carry more cost more.
 
 With `--echo` it is the other side: it sends back all that comes, which gives this program's own ceiling.
 """
@@ -32,8 +33,14 @@ from tests.harness import Endpoint
 STALL_S = 0.2
 """Without an answer."""
 
-PACKETS = 256
-"""Pings built beforehand; also how many answers pass between two looks at the clock."""
+BUILT_PER_S = 120_000
+"""Pings built beforehand for each second; a run that uses them up ends early, and its rate counts."""
+
+DECODE_S = 120.0
+"""For building the pings and looking at the answers, before and after the seconds that count."""
+
+CHUNK = 256
+"""Answers between two looks at the clock."""
 
 SO_RCVTIMEO = 20
 """From Linux's headers, for 64-bit machines. Python's own timeouts cost a system call more per packet."""
@@ -45,11 +52,20 @@ class FloodError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Flooded:
-    """`acks` came in `seconds`; `stalls` times nothing came for a while."""
+    """`acks` of different pings came in `seconds`; `others` are datagrams that were none or came twice.
+
+    `stalls`: how often nothing came for a while. Per ack, on average: bytes on the wire as received, bytes of payload
+    (the coordinate), further messages (piggybacked gossip); `compressed`: share of acks in a compressed packet.
+    """
 
     acks: int
     seconds: float
     stalls: int
+    others: int
+    size: float
+    payload: float
+    piggybacked: float
+    compressed: float
 
     @property
     def rate(self) -> float:
@@ -57,68 +73,81 @@ class Flooded:
         return self.acks / self.seconds
 
 
-def flood(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks: int, check: bool = True) -> Flooded:
-    """Ping until `seconds` have passed or `acks` have come, whichever is first. Raises `FloodError`."""
-    packets = [encode(Ping(number, node)) for number in range(1, PACKETS + 1)]
+def flood(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks: int, echo: bool = False) -> Flooded:
+    """Ping until `seconds` have passed or `acks` have come, whichever is first. Raises `FloodError`.
+
+    With `echo` the other side sends the pings back as they are.
+    """
+    built = min(acks, int(seconds * BUILT_PER_S)) + outstanding
+    packets = [encode(Ping(number, node)) for number in range(1, built + 1)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVTIMEO, struct.pack("ll", 0, int(STALL_S * 1e6)))
         sock.bind((target.host, 0))
         sock.connect((target.host, target.port))
         begin = time.perf_counter()
-        checked = _check(sock, packets[:outstanding]) if check else 0
-        return _flood(sock, packets, outstanding, begin, begin + seconds, acks, checked)
+        answers, sent, stalls = _exchange(sock, packets, outstanding, begin + seconds, acks)
+        took = time.perf_counter() - begin
+    return _judge(answers, sent, stalls, took, echo)
 
 
-def _check(sock: socket.socket, packets: list[bytes]) -> int:
-    """Send some pings and look at each answer; how many acks came."""
-    for packet in packets:
-        sock.send(packet)
-    seen: list[int] = []
-    for _ in packets:
-        try:
-            data = sock.recv(65536)
-        except BlockingIOError:
-            raise FloodError(f"only {len(seen)} of {len(packets)} pings were answered") from None
-        opened = open_packet(data, PacketFormat(), 1 << 21)
-        parts = opened.parts if isinstance(opened, Opened) else ()
-        acks = [decode_packet_message(part) for part in parts if part[0] == MessageType.ACK]
-        if len(acks) != 1:
-            raise FloodError(f"a datagram holds {len(acks)} acks")
-        seen += [ack.sequence for ack in acks if isinstance(ack, Ack)]
-    if sorted(seen) != list(range(1, len(packets) + 1)):
-        raise FloodError(f"the acks do not fit the pings: {sorted(seen)}")
-    return len(seen)
-
-
-def _flood(
-    sock: socket.socket, packets: list[bytes], outstanding: int, begin: float, end: float, limit: int, count: int
-) -> Flooded:
-    send, receive, buffer = sock.send, sock.recv_into, bytearray(65536)
-    stalls = 0
+def _exchange(
+    sock: socket.socket, packets: list[bytes], outstanding: int, end: float, limit: int
+) -> tuple[list[bytes], int, int]:
+    """The answers as they came, how many pings were sent, and the stalls."""
+    send, receive = sock.send, sock.recv
+    answers: list[bytes] = []
+    keep = answers.append
     for packet in packets[:outstanding]:
         send(packet)
-    while count < limit and time.perf_counter() < end:
+    sent, stalls = outstanding, 0
+    while len(answers) < limit and sent < len(packets) and time.perf_counter() < end:
+        chunk = packets[sent : sent + min(CHUNK, limit - len(answers))]
         try:
-            for packet in packets[: limit - count]:
-                receive(buffer)
-                count += 1
+            for packet in chunk:
+                keep(receive(65536))
                 send(packet)
+                sent += 1
         except BlockingIOError:
             stalls += 1
-            for packet in packets[:outstanding]:
+            for packet in packets[sent : sent + outstanding]:
                 send(packet)
-    return Flooded(count, time.perf_counter() - begin, stalls)
+                sent += 1
+    return answers, sent, stalls
 
 
-def run(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks: int, check: bool = True) -> Flooded:
+def _judge(answers: list[bytes], sent: int, stalls: int, took: float, echo: bool) -> Flooded:
+    wanted = MessageType.PING if echo else MessageType.ACK
+    seen: set[int] = set()
+    payload = piggybacked = compressed = others = 0
+    for data in answers:
+        opened = open_packet(data, PacketFormat(), 1 << 21)
+        parts = opened.parts if isinstance(opened, Opened) else ()
+        found = [decode_packet_message(part) for part in parts if part[0] == wanted]
+        first = found[0] if len(found) == 1 else None
+        if not isinstance(first, Ack | Ping) or first.sequence in seen or not 1 <= first.sequence <= sent:
+            others += 1
+            continue
+        seen.add(first.sequence)
+        payload += len(first.payload) if isinstance(first, Ack) else 0
+        piggybacked += len(parts) - 1
+        # A checksum or a compound may be around it; agents compress the whole message, so it is the first byte here.
+        compressed += data[0] == MessageType.COMPRESS
+    if not seen:
+        raise FloodError(f"none of {sent} pings was answered")
+    size = sum(map(len, answers)) / len(answers)
+    count = len(seen)
+    return Flooded(count, took, stalls, others, size, payload / count, piggybacked / count, compressed / count)
+
+
+def run(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks: int, echo: bool = False) -> Flooded:
     """`flood` in a process of its own."""
     command = [sys.executable, str(Path(__file__).resolve()), target.host, str(target.port), node]
     command += ["--outstanding", str(outstanding), "--seconds", str(seconds), "--acks", str(acks)]
     done = subprocess.run(
-        [*command, *([] if check else ["--no-check"])],
+        [*command, *(["--echoed"] if echo else [])],
         capture_output=True,
         text=True,
-        timeout=seconds + 60,
+        timeout=seconds + DECODE_S,
         check=False,
     )
     if done.returncode:
@@ -157,7 +186,7 @@ def main() -> int:
     arguments.add_argument("--outstanding", type=int, default=64)
     arguments.add_argument("--seconds", type=float, default=3.0)
     arguments.add_argument("--acks", type=int, default=1 << 60)
-    arguments.add_argument("--no-check", action="store_true")
+    arguments.add_argument("--echoed", action="store_true", help="the target is an echo, not an agent")
     arguments.add_argument("--echo", action="store_true")
     given = arguments.parse_args()
     target = Endpoint(given.host, given.port)
@@ -170,7 +199,7 @@ def main() -> int:
         outstanding=given.outstanding,
         seconds=given.seconds,
         acks=given.acks,
-        check=not given.no_check,
+        echo=given.echoed,
     )
     print(json.dumps(asdict(result)))
     return 0

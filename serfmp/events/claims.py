@@ -4,8 +4,8 @@ A frame may be lost with the process that sent it; a word in shared memory is no
 before it starts the script, and writes the end here as soon as it sees it. When it has died, the dispatcher reads which
 scripts had begun and which of them had ended. Everything else was never begun, and is run by the worker's successor.
 
-One file for each generation of each worker, in the agent's private directory, mapped by the worker: a row of slots, each
-the invocation's number (0: free) and the end. Every field is written by one aligned store of eight bytes.
+One file for each generation of each worker, in the agent's private directory, mapped by the worker: a row of slots,
+each the invocation's number (0: free) and the end. Every field is written by one aligned store of eight bytes.
 """
 
 from __future__ import annotations

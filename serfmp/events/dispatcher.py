@@ -55,7 +55,8 @@ class Dispatcher:
         self._dropped: Counter[tuple[int, str]] = Counter()
         self._recorded: dict[int, list[int]] = {}
         self._stopping = False
-        self._ledger = Ledger(Journal(child.descriptors["ledger"]))
+        # An emptied ledger does not know which numbers the workers still hold: each generation has its own.
+        self._ledger = Ledger(Journal(child.descriptors["ledger"]), first=child.generation << 40)
         self._lanes = Lanes(child.config.workers)
         self._pool = Pool(child, self)
         self._take_up()

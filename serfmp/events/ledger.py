@@ -47,13 +47,16 @@ class Debt:
 
 
 class Ledger:
-    """See the module. The constructor takes up what an earlier dispatcher left."""
+    """See the module. The constructor takes up what an earlier dispatcher left.
 
-    def __init__(self, journal: Journal) -> None:
+    `first` is the first number of an empty ledger: above all that earlier dispatchers may have used.
+    """
+
+    def __init__(self, journal: Journal, first: int = 1) -> None:
         self._journal = journal
         self.last = -1
         """Sequence of the last event that is in the ledger; -1: none ever was."""
-        self._next = 1
+        self._next = first
         self.debts: dict[int, Debt] = {}
         """By number of the invocation, oldest first."""
         apply: dict[str, Callable[..., None]] = {

@@ -32,15 +32,17 @@ def lost_lines(invocation: Invocation, status: int | None) -> Iterator[tuple[str
 
     `status`: exit code, a signal as a negative number, or None if the script still ran.
     """
+    script = invocation.script
     if status is None:
-        yield (
-            "WARN",
-            f"Script '{invocation.script}' was cut short, because the process that ran it died; "
-            f"event '{invocation.event}' is not handled again",
-        )
+        reason = "because the process that ran it died"
+        text = f"Script '{script}' was cut short, {reason}; event '{invocation.event}' is not handled again"
+        yield "WARN", text
         return
+    yield "DEBUG", f"Event '{invocation.event}' script output is lost: the process that ran it died"
     code, number = (status, 0) if status >= 0 else (None, -status)
-    yield from report_lines(invocation, Finished(invocation.number, code, number, "", b"", 0, 0.0))
+    reason = end_reason(Finished(invocation.number, code, number, "", b"", 0, 0.0))
+    if reason:
+        yield "ERR", f"Error invoking script '{script}': {reason}"
 
 
 def end_reason(end: Finished) -> str:

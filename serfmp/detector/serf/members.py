@@ -224,15 +224,18 @@ class Members:
         return True
 
     def left_elsewhere(self, ltime: int, node: str) -> None:
-        """A push/pull lists this node as left, with this status time (spec serf.md 12 step 3, with fix 20.5)."""
+        """A push/pull lists this node as left, with this status time (spec serf.md 12 step 3, with fixes 20.4 and 20.5).
+
+        The reference applies a leave of the next Lamport time to every row. That makes the times of members that left
+        grow without end, and a member that is back "leaving" for good when somebody has not heard of its return. Here
+        the time is taken as it is; it need not be newer only to turn failed into left, and for the local node, which
+        contradicts.
+        """
         row = self._rows.get(node)
-        if row is not None and row.status is MemberStatus.LEFT:
-            if ltime > row.status_ltime:
-                self._clock.witness(ltime)
-                row.status_ltime = ltime
-                self.changed[node] = None
-            return
-        self.leave_intent(ltime + 1, node, prune=False)
+        same_counts = node == self._own or (row is not None and row.status is MemberStatus.FAILED)
+        if same_counts and row is not None and ltime == row.status_ltime:
+            ltime += 1
+        self.leave_intent(ltime, node, prune=False)
 
     # --- forgetting ---------------------------------------------------------------------------------------------------
 

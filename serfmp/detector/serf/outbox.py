@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from serfmp.detector.effects import Event, EventKind, MemberEvent, Publish, Record
 from serfmp.detector.records import (
@@ -24,7 +25,7 @@ from serfmp.detector.records import (
     member_of,
     user_event_fields,
 )
-from serfmp.detector.swim.context import Context
+from serfmp.detector.swim.context import TOKEN_SHIFT, Context
 
 
 class Outbox:
@@ -38,7 +39,8 @@ class Outbox:
         self._events: deque[Event] = deque()
         self._acknowledged = dict.fromkeys(CONSUMERS, 0)
         self._overflowing = False
-        self.sequence = 0
+        # Without the journal of its predecessors a later generation must number above all that they may have used.
+        self.sequence = (context.generation - 1) << TOKEN_SHIFT
         """Of the last event."""
         if recovered is not None:
             self.sequence = recovered.sequence
@@ -99,4 +101,8 @@ class Outbox:
 
     def after(self, sequence: int) -> Iterator[Event]:
         """The events after this one that are still here, in order."""
-        return iter([event for event in self._events if event.sequence > sequence])
+        events = self._events
+        if events and events[-1].sequence - events[0].sequence + 1 == len(events):
+            # Without gaps the place follows from the first number: a long backlog is not searched for each batch.
+            return islice(events, max(0, sequence + 1 - events[0].sequence), None)
+        return iter([event for event in events if event.sequence > sequence])

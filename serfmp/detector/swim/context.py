@@ -37,6 +37,7 @@ class Context:
         "changed_nodes",
         "config",
         "effects",
+        "generation",
         "now",
         "profile",
         "rng",
@@ -56,6 +57,7 @@ class Context:
         self.streams: dict[int, StreamAnswer] = {}
         """Outbound streams that are open, by token."""
         self._sequence = rng.getrandbits(32)
+        self.generation = generation
         self._token = generation << TOKEN_SHIFT
         self._silence: dict[str, float] = {}
 
