@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import random
 import signal
 import sys
 import time
@@ -30,6 +31,9 @@ VICTIM = "s1"
 
 RECOVERY_BAR_S = 1.0
 """Until a killed process serves again (design: back within a second)."""
+
+JITTER = 0.25
+"""Share by which the time between two kills varies, so that they do not always meet the same moment of a detector."""
 
 PING_AGAIN_S = 0.25
 """An ack takes gossip along, which then is missing elsewhere: few pings, each given time."""
@@ -50,6 +54,7 @@ class Options:
     victim_rate: float = 100.0
     other_rate: float = 50.0
     recovery_bar: float = RECOVERY_BAR_S
+    seed: int = 1
     rehearse: bool = False
 
 
@@ -88,14 +93,14 @@ def prove(launch: Launcher, directory: Path, options: Options, progress: Progres
             return f"{len(kills)} kills, {len(sent)} events sent, {errors} errors, accused: {told(watch.accusations)}"
 
         kills: list[Kill] = []
-        _kill_on(cluster[VICTIM], kills, pinger, watch, options, progress, state)
+        planned = _kill_on(cluster[VICTIM], kills, pinger, watch, options, progress, state)
         load.stop()
         settled = _settle(streams, handled, load.sent, progress)
         # The probe that a missed ack would upset ends a second later, the suspicion is on the wire before that.
         unhealthy = cluster.unhealthy()
         watch.close()
         report = Report(f"kill -9 of {VICTIM}'s detector every {options.interval:g} s for {options.duration:g} s")
-        _judge_kills(report, kills, load.sent, watch, cluster, options)
+        _judge_kills(report, kills, load.sent, watch, cluster, options, 0 if options.rehearse else planned)
         _judge_peace(report, watch, cluster, streams, unhealthy)
         _judge_events(report, load.sent, streams, handled, settled)
     return report
@@ -113,16 +118,21 @@ def _kill_on(
     options: Options,
     progress: Progress,
     state: Callable[[], str],
-) -> None:
+) -> int:
+    """Kill until the duration is over; how many kills were due."""
+    rng = random.Random(options.seed)
     begin = time.monotonic()
+    planned = 0
     due = begin + options.interval
     while due < begin + options.duration:
         time.sleep(max(0.0, due - time.monotonic()))
         progress.tick(state)
-        due += options.interval
+        due += options.interval * rng.uniform(1 - JITTER, 1 + JITTER)
+        planned += 1
         kills += [_kill(victim, pid, pinger, watch, due) for pid in _detectors(victim)]
     # The last one, too, happens in the middle of the load.
     time.sleep(max(0.0, begin + options.duration - time.monotonic()))
+    return planned
 
 
 def _kill(victim: Agent, pid: int, pinger: Pinger, watch: Watch, until: float) -> Kill:
@@ -170,10 +180,15 @@ def _settle(streams: dict[str, Stream], handled: Path, sent: list[Sent], progres
 
 
 def _judge_kills(
-    report: Report, kills: list[Kill], sent: list[Sent], watch: Watch, cluster: Cluster, options: Options
+    report: Report,
+    kills: list[Kill],
+    sent: list[Sent],
+    watch: Watch,
+    cluster: Cluster,
+    options: Options,
+    planned: int,
 ) -> None:
     victim = cluster[VICTIM]
-    planned = 0 if options.rehearse else math.ceil(options.duration / options.interval) - 1
     report.require("kills", len(kills), str(planned), len(kills) == planned)
     generations = victim.log().count("; starting generation ")
     report.require("generations started by the supervisor", generations, "as kills", generations == len(kills))

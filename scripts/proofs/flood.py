@@ -26,6 +26,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from serfmp.wire.messages import Ack, MessageType, Ping, decode_packet_message, encode
 from serfmp.wire.packet import Opened, PacketFormat, open_packet
 from tests.harness import Endpoint
@@ -54,8 +56,9 @@ class FloodError(Exception):
 class Flooded:
     """`acks` of different pings came in `seconds`; `others` are datagrams that were none or came twice.
 
-    `stalls`: how often nothing came for a while. Per ack, on average: bytes on the wire as received, bytes of payload
-    (the coordinate), further messages (piggybacked gossip); `compressed`: share of acks in a compressed packet.
+    `stalls`: how often nothing came for a while. Per ack, on average: bytes on the wire, bytes of payload (the
+    coordinate), further messages (piggybacked gossip), microseconds that all processes of the agent computed (to 10 ms
+    a process and run). `compressed`: share of acks in a compressed packet.
     """
 
     acks: int
@@ -66,6 +69,7 @@ class Flooded:
     payload: float
     piggybacked: float
     compressed: float
+    cost_us: float
 
     @property
     def rate(self) -> float:
@@ -73,10 +77,10 @@ class Flooded:
         return self.acks / self.seconds
 
 
-def flood(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks: int, echo: bool = False) -> Flooded:
+def flood(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks: int, pid: int = 0) -> Flooded:
     """Ping until `seconds` have passed or `acks` have come, whichever is first. Raises `FloodError`.
 
-    With `echo` the other side sends the pings back as they are.
+    `pid` is the agent's first process; 0 means that the other side is an echo, which sends the pings back as they are.
     """
     built = min(acks, int(seconds * BUILT_PER_S)) + outstanding
     packets = [encode(Ping(number, node)) for number in range(1, built + 1)]
@@ -84,10 +88,20 @@ def flood(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVTIMEO, struct.pack("ll", 0, int(STALL_S * 1e6)))
         sock.bind((target.host, 0))
         sock.connect((target.host, target.port))
+        cost = processor_time(pid)
         begin = time.perf_counter()
         answers, sent, stalls = _exchange(sock, packets, outstanding, begin + seconds, acks)
         took = time.perf_counter() - begin
-    return _judge(answers, sent, stalls, took, echo)
+        cost = processor_time(pid) - cost
+    return _judge(answers, sent, stalls, took, cost, echo=not pid)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process and all below it have computed so far; nothing for 0."""
+    if not pid:
+        return 0.0
+    root = psutil.Process(pid)
+    return sum(sum(process.cpu_times()[:2]) for process in [root, *root.children(recursive=True)])
 
 
 def _exchange(
@@ -115,7 +129,7 @@ def _exchange(
     return answers, sent, stalls
 
 
-def _judge(answers: list[bytes], sent: int, stalls: int, took: float, echo: bool) -> Flooded:
+def _judge(answers: list[bytes], sent: int, stalls: int, took: float, cost: float, *, echo: bool) -> Flooded:
     wanted = MessageType.PING if echo else MessageType.ACK
     seen: set[int] = set()
     payload = piggybacked = compressed = others = 0
@@ -136,15 +150,17 @@ def _judge(answers: list[bytes], sent: int, stalls: int, took: float, echo: bool
         raise FloodError(f"none of {sent} pings was answered")
     size = sum(map(len, answers)) / len(answers)
     count = len(seen)
-    return Flooded(count, took, stalls, others, size, payload / count, piggybacked / count, compressed / count)
+    return Flooded(
+        count, took, stalls, others, size, payload / count, piggybacked / count, compressed / count, cost / count * 1e6
+    )
 
 
-def run(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks: int, echo: bool = False) -> Flooded:
+def run(target: Endpoint, node: str, *, outstanding: int, seconds: float, acks: int, pid: int = 0) -> Flooded:
     """`flood` in a process of its own."""
     command = [sys.executable, str(Path(__file__).resolve()), target.host, str(target.port), node]
     command += ["--outstanding", str(outstanding), "--seconds", str(seconds), "--acks", str(acks)]
     done = subprocess.run(
-        [*command, *(["--echoed"] if echo else [])],
+        [*command, "--pid", str(pid)],
         capture_output=True,
         text=True,
         timeout=seconds + DECODE_S,
@@ -186,7 +202,7 @@ def main() -> int:
     arguments.add_argument("--outstanding", type=int, default=64)
     arguments.add_argument("--seconds", type=float, default=3.0)
     arguments.add_argument("--acks", type=int, default=1 << 60)
-    arguments.add_argument("--echoed", action="store_true", help="the target is an echo, not an agent")
+    arguments.add_argument("--pid", type=int, default=0, help="of the agent; 0: the target is an echo")
     arguments.add_argument("--echo", action="store_true")
     given = arguments.parse_args()
     target = Endpoint(given.host, given.port)
@@ -199,7 +215,7 @@ def main() -> int:
         outstanding=given.outstanding,
         seconds=given.seconds,
         acks=given.acks,
-        echo=given.echoed,
+        pid=given.pid,
     )
     print(json.dumps(asdict(result)))
     return 0

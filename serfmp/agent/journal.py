@@ -68,7 +68,7 @@ class Journal:
         self._map = mmap.mmap(descriptor, _SIZE)
         self._bank: int = _WORD.unpack_from(self._map, _SWITCH_AT)[0]
         self._fill: int = _WORD.unpack_from(self._map, _FILL_AT[self._bank])[0]
-        self._compact_at = max(COMPACT_FLOOR, COMPACT_FACTOR * self._fill)
+        self._compact_at = _compact_at(self._fill)
 
     @property
     def size(self) -> int:
@@ -112,7 +112,7 @@ class Journal:
         _WORD.pack_into(self._map, _SWITCH_AT, other)
         old = self._bank
         self._bank, self._fill = other, fill
-        self._compact_at = max(COMPACT_FLOOR, COMPACT_FACTOR * fill)
+        self._compact_at = _compact_at(fill)
         self._map.madvise(mmap.MADV_REMOVE, _PAGE + old * BANK_SIZE, BANK_SIZE)
 
     def _write(self, bank: int, fill: int, records: Iterable[Iterable[Any]]) -> int:
@@ -127,3 +127,8 @@ class Journal:
             self._map[position : position + len(body)] = body
             fill += _RECORD.size + len(body)
         return fill
+
+
+def _compact_at(fill: int) -> int:
+    """At which fill a bank that was just compacted to `fill` bytes is compacted again."""
+    return max(COMPACT_FLOOR, min(COMPACT_FACTOR * fill, (fill + BANK_SIZE) // 2))

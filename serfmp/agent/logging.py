@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
 """Serf's log levels, lowest first (spec agent.md 2.3)."""
 
-LINE_LIMIT: Final = 8192
-"""Characters of a line; longer ones are cut, and say so."""
+LINE_LIMIT: Final = 12 * 1024
+"""Characters of a line, above the 8 KiB of output kept of a script; longer ones are cut, and say so."""
 
 
 def level_number(level: str) -> int:

@@ -33,10 +33,12 @@ def end_orphans(known: set[int]) -> int:
         if found.pid in known:
             continue
         try:
+            if found.status() == psutil.STATUS_ZOMBIE:
+                continue
             group = os.getpgid(found.pid)
             if os.getsid(found.pid) == own_session and group != own_group:
                 groups.add(group)
-        except ProcessLookupError:
+        except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     for group in groups:
         try:

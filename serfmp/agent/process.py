@@ -7,6 +7,7 @@ code: it leaves by `os._exit`.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -131,6 +132,8 @@ class Process:
         try:
             pid = os.fork()
             if pid == 0:
+                # Nor is garbage of the supervisor, which may hold descriptors whose numbers are reused here.
+                gc.freeze()
                 # The supervisor's objects stay referenced by the frames below: none is collected, none closes a reused
                 # descriptor.
                 os._exit(_run_forked(control.fileno()))

@@ -54,7 +54,7 @@ def dump_script(directory: Path) -> str:
 
 @pytest.mark.parametrize("method", ["fork", "exec"])
 def test_a_script_gets_what_serf_gave_it(stage: Any, tmp_path: Path, method: str) -> None:
-    recorded = json.loads(Path("tests/data/handlers.json").read_text(encoding="utf-8"))["env-stdin"]
+    recorded = json.loads((Path(__file__).parents[1] / "data/handlers.json").read_text(encoding="utf-8"))["env-stdin"]
     runs = [run for run in recorded["runs"] if run["event"] != "query"]
     on = stage(stage_config(dump_script(tmp_path), tags=recorded["tags"]), method)
     for sequence, run in enumerate(runs, 1):
@@ -87,7 +87,7 @@ def sorted_tags(text: str) -> list[list[str]]:
 
 
 def test_the_handlers_that_serf_ran_run_in_serfs_order_of_each_handler(stage: Any, tmp_path: Path) -> None:
-    recorded = json.loads(Path("tests/data/handlers.json").read_text(encoding="utf-8"))["filters"]
+    recorded = json.loads((Path(__file__).parents[1] / "data/handlers.json").read_text(encoding="utf-8"))["filters"]
     ran = [line for line in recorded["ran"] if " query " not in line]
     target = tmp_path / "f.txt"
     on = stage(stage_config(*(text.replace("f.txt", str(target)) for text in recorded["handlers"])))

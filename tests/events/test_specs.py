@@ -59,7 +59,7 @@ def test_specs_of_one_text_share_its_index() -> None:
 
 
 def test_the_same_handlers_match_as_in_serf() -> None:
-    recorded = json.loads(Path("tests/data/handlers.json").read_text(encoding="utf-8"))["filters"]
+    recorded = json.loads((Path(__file__).parents[1] / "data/handlers.json").read_text(encoding="utf-8"))["filters"]
     specs = parse_handlers(recorded["handlers"])
     for event, label in ((JOIN, "member-join"), (user("deploy"), "user deploy"), (user("x:y"), "user x:y")):
         ran = [spec.script.split()[1] for spec in specs if spec.matches(event)]

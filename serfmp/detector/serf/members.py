@@ -224,7 +224,7 @@ class Members:
         return True
 
     def left_elsewhere(self, ltime: int, node: str) -> None:
-        """A push/pull lists this node as left, with this status time (spec serf.md 12 step 3, with fixes 20.4 and 20.5).
+        """A push/pull lists this node as left, with this status time (spec serf.md 12 step 3; fixes 20.4, 20.5).
 
         The reference applies a leave of the next Lamport time to every row. That makes the times of members that left
         grow without end, and a member that is back "leaving" for good when somebody has not heard of its return. Here
