@@ -10,6 +10,7 @@ not judged: they lose events above about 260 a second by themselves.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import random
@@ -18,16 +19,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from scripts.proofs.cluster import OURS, Cluster, start, workplace
 from scripts.proofs.load import HANDLED, EventLoad, Sent, outcome
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, quantile
+from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, finite, parser, quantile
 from scripts.proofs.watch import Pinger, Watch, told
 from tests.harness import Agent, Launcher, MemberRecord, NeverHeld, Stream, UserRecord, eventually
 
 VICTIM = "s1"
+
+ORIGINS = ("s1", "s2", "r1")
+"""Who sends events."""
 
 RECOVERY_BAR_S = 1.0
 """Until a killed process serves again (design: back within a second)."""
@@ -55,6 +59,7 @@ class Options:
     other_rate: float = 50.0
     recovery_bar: float = RECOVERY_BAR_S
     seed: int = 1
+    trace: Path | None = None
     rehearse: bool = False
 
 
@@ -103,6 +108,8 @@ def prove(launch: Launcher, directory: Path, options: Options, progress: Progres
         _judge_kills(report, kills, load.sent, watch, cluster, options, 0 if options.rehearse else planned)
         _judge_peace(report, watch, cluster, streams, unhealthy)
         _judge_events(report, load.sent, streams, handled, settled)
+        if options.trace is not None:
+            _write_trace(options.trace, kills, load.sent, streams, watch)
     return report
 
 
@@ -179,6 +186,24 @@ def _settle(streams: dict[str, Stream], handled: Path, sent: list[Sent], progres
     return True
 
 
+def _write_trace(file: Path, kills: list[Kill], sent: list[Sent], streams: dict[str, Stream], watch: Watch) -> None:
+    """All that was seen, a JSON object a line, times on one clock: for finding the cause of what a bar only counts."""
+    lines: list[dict[str, object]] = []
+    pings = watch.pings
+    for kill in kills:
+        acks = [pings[number].acked_at for number in kill.pings if number in pings]
+        lines.append({"kind": "kill", "pid": kill.pid, "at": kill.at, "acked": finite(min(acks, default=math.inf))})
+    lines += [{"kind": "sent", **asdict(s), "payload": s.payload.decode()} for s in sent]
+    lines += [{"kind": "accusation", "as": a.kind, **(asdict(a) | {"kind": "accusation"})} for a in watch.accusations]
+    for name, stream in streams.items():
+        lines += [
+            {"kind": "got", "agent": name, "payload": r.payload.decode(), "ltime": r.ltime, "place": place}
+            for place, r in enumerate(stream.records)
+            if isinstance(r, UserRecord)
+        ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
 def _judge_kills(
     report: Report,
     kills: list[Kill],
@@ -202,12 +227,16 @@ def _judge_kills(
         acks = [pings[number].acked_at for number in kill.pings if number in pings]
         by_udp.append(min(acks, default=math.inf) - kill.at)
     for what, times in (("event request after a kill answered", by_rpc), ("ping after a kill acked", by_udp)):
+        # A restart must not take longer the longer the agent has run.
+        quarter = max(1, len(times) // 4)
+        report.tell(f"first {what}, s (median of the first quarter)", quantile(times[:quarter], 0.5))
+        report.tell(f"first {what}, s (median of the last quarter)", quantile(times[-quarter:], 0.5))
         for name, share in (("median", 0.5), ("p95", 0.95)):
             report.tell(f"first {what}, s ({name})", quantile(times, share))
         worst = max(times, default=0.0)
         bar = options.recovery_bar
         report.require(f"first {what}, s (longest)", worst, f"< {bar:g}", worst < bar)
-    for name in ("s1", "s2", "r1"):
+    for name in ORIGINS:
         errors = Counter(s.error for s in sent if s.origin == name and s.error)
         if name == VICTIM:
             report.require_none(f"requests that failed at {name}", errors.total())
@@ -238,26 +267,24 @@ def _judge_peace(
 
 
 def _judge_events(report: Report, sent: list[Sent], streams: dict[str, Stream], handled: Path, settled: bool) -> None:
-    report.tell(
-        "events sent (by s1, s2, r1)", "/".join(str(sum(s.origin == o for s in sent)) for o in ("s1", "s2", "r1"))
-    )
+    report.tell("events sent (by s1, s2, r1)", "/".join(str(sum(s.origin == o for s in sent)) for o in ORIGINS))
     report.require("agents were quiet at the end", "yes" if settled else "no", "yes", settled)
     for name, stream in streams.items():
         got = _got(stream)
-        for origins in (OURS, ("r1",)):
-            result = outcome(sent, got, origins)
-            label = f"events of {'+'.join(origins)} at {name}"
+        for origin in ORIGINS:
+            result = outcome(sent, got, [origin])
+            label = f"events of {origin} at {name}"
             report.tell(f"{label}: expected", result.expected)
             report.tell(f"{label}: arrived though the request failed", result.surplus)
-            judge = report.require_none if name in OURS and origins == OURS else report.tell
+            judge = report.require_none if name in OURS and origin in OURS else report.tell
             judge(f"{label}: lost", len(result.lost))
             judge(f"{label}: repeated", len(result.repeated))
     got = _handled(handled)
-    for origins in (OURS, ("r1",)):
-        result = outcome(sent, got, origins, HANDLED)
-        label = f"events of {'+'.join(origins)} at {VICTIM}'s handler"
+    for origin in ORIGINS:
+        result = outcome(sent, got, [origin], HANDLED)
+        label = f"events of {origin} at {VICTIM}'s handler"
         report.tell(f"{label}: expected", result.expected)
-        judge = report.require_none if origins == OURS else report.tell
+        judge = report.require_none if origin in OURS else report.tell
         judge(f"{label}: lost", len(result.lost))
         judge(f"{label}: repeated", len(result.repeated))
 
@@ -268,6 +295,7 @@ def main() -> int:
     arguments.add_argument("--duration", type=float, default=None, help="seconds (300; short: 24)")
     arguments.add_argument("--interval", type=float, default=2.0, help="seconds between two kills")
     arguments.add_argument("--rate", type=float, default=200.0, help="events per second: 1/2 at s1, 1/4 at s2 and r1")
+    arguments.add_argument("--trace", type=Path, metavar="FILE", help="write every kill, event and accusation there")
     given = arguments.parse_args()
     options = SHORT if given.short else Options()
     options = replace(
@@ -276,6 +304,7 @@ def main() -> int:
         interval=given.interval,
         victim_rate=given.rate / 2,
         other_rate=given.rate / 4,
+        trace=given.trace,
         rehearse=given.rehearse,
     )
     end_on_terminate()

@@ -146,7 +146,8 @@ def run(control_descriptor: int) -> int:
         return EXIT_DO_NOT_RESTART
     _keep_only({0, 1, 2, control_descriptor, *start.descriptors.values()})
     _prepare_signals(die_with_parent=start.role != "worker")
-    # What was imported and built so far stays; the rest is collected rarely, because a full collection among ten thousand
+    # What was imported and built so far stays; the rest is collected rarely, because a full collection among ten
+    thousand
     # members takes 140 ms.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

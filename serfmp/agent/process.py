@@ -62,6 +62,8 @@ class Process:
         """When the present generation said that it serves; 0.0 if it has not."""
         self.quick_crashes = 0
         """Generations in a row that ended soon after they began."""
+        self.quick_failures = 0
+        """Of these, in a row, those that nobody's SIGKILL explains."""
         self.restarts = 0
         self.kill_reason = ""
         """Why the supervisor itself ended the present generation, if it did."""

@@ -6,8 +6,9 @@ no ZeroMQ context, so it may fork at any time.
 
 Start (spec agent.md 2.1): sockets, then gossip, detector, rpc, dispatcher, workers; when all serve, the banner, then
 the joins of the command line, then the log. Restarts: a child that ends is started again at once; one that ends soon
-after its start waits a little longer each time; after `JOURNAL_TRIES` such ends the state in shared memory is suspected
-and left out; after `RESTART_BUDGET` the agent ends with `EXIT_RESTART_BUDGET`. All others learn of the new generation.
+after its start waits a little longer each time; after `JOURNAL_TRIES` such ends by its own fault the state in shared
+memory is suspected and left out; after `RESTART_BUDGET` the agent ends with `EXIT_RESTART_BUDGET`. All others learn of
+the new generation.
 
 Exit codes: 0 after a complete leave, 1 otherwise (spec agent.md 2.5), `EXIT_RESTART_BUDGET` when a process cannot be
 kept running.
@@ -51,7 +52,7 @@ QUICK_CRASH: Final = 1.0
 """A child that ends within so many seconds of serving has not proved that it can work."""
 
 JOURNAL_TRIES: Final = 3
-"""Quick crashes in a row after which a child starts without the state that its predecessors left."""
+"""Quick crashes of its own in a row after which a child starts without the state that its predecessors left."""
 
 RESTART_BUDGET: Final = 8
 """Quick crashes in a row after which the agent ends."""
@@ -186,7 +187,7 @@ class Supervisor:
 
     def _spawn(self, process: Process) -> None:
         self._page.clear(process.slot)
-        recover = process.quick_crashes < JOURNAL_TRIES
+        recover = process.quick_failures < JOURNAL_TRIES
         shared = self._journals.get(process.name)
         if not recover and shared is not None:
             self._log(
@@ -310,6 +311,9 @@ class Supervisor:
             return
         quick = not process.serving_since or time.monotonic() - process.serving_since < QUICK_CRASH
         process.quick_crashes = process.quick_crashes + 1 if quick else 0
+        # Somebody's SIGKILL says nothing about the state in shared memory; an error of the process itself may.
+        failed = os.waitstatus_to_exitcode(status) != -signal.SIGKILL or bool(process.kill_reason)
+        process.quick_failures = process.quick_failures + 1 if quick and failed else 0
         process.restarts += 1
         if process.quick_crashes > RESTART_BUDGET:
             self._give_up_running(

@@ -4,6 +4,10 @@ Rules: reads are answered from the replica at once; `join`, `event` and `leave` 
 it answers, by this or a later generation of it, or with an error at the deadline. A command that the protocol has and
 this table has not is answered with `Unsupported command`, and the connection stays; one that the protocol does not have
 closes it.
+
+Serf's own client reads a body after an error too where the answer would have one (unless the error is `Authentication
+required`), other clients read none. So such an error's header is written twice: the one takes the second for a body
+with unknown fields, the others for a repeated refusal, as they know it from Serf's agent.
 """
 
 from __future__ import annotations
@@ -39,6 +43,11 @@ JOIN_LIMIT: Final = 60.0
 """Seconds for a join, which waits for other nodes."""
 
 _WITHOUT_TOKEN: Final = frozenset({"handshake", "auth"})
+_ANSWERED_WITH_BODY: Final = frozenset(
+    {"members-filtered", "get-coordinate", "install-key", "use-key", "remove-key", "list-keys"}
+)
+"""Commands whose answer has a body and which may fail without one."""
+
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 Answered = Callable[[Any, str], None]
@@ -79,7 +88,7 @@ class Commands:
         elif request.command in self._table:
             self._table[request.command](connection, request)
         else:
-            connection.answer(request, "Unsupported command")
+            self._fail(connection, request, "Unsupported command")
 
     # --- the connection itself ----------------------------------------------------------------------------------------
 
@@ -100,6 +109,11 @@ class Commands:
         else:
             connection.answer(request, "Invalid authentication token")
 
+    @staticmethod
+    def _fail(connection: Connection, request: Request, error: str) -> None:
+        repeated = rpc_records.header(request.sequence, error) if request.command in _ANSWERED_WITH_BODY else b""
+        connection.answer(request, error, repeated)
+
     def _refuse(self, connection: Connection, request: Request, error: str, log: str) -> None:
         self._log("ERR", f"Failed to evaluate request: {log}")
         connection.answer(request, error)
@@ -112,7 +126,7 @@ class Commands:
         try:
             body = self._replica.filtered_body(wanted)
         except UserError as error:
-            connection.answer(request, str(error))
+            self._fail(connection, request, str(error))
         else:
             connection.answer(request, body=body)
 

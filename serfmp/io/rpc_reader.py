@@ -2,8 +2,8 @@
 
 Rules:
 
-* Every byte is looked at once, and nothing is built from a value before all of it is there: a claimed length reserves no
-  memory. Nesting is bounded by the parser's own stack of 1024.
+* Every byte is looked at once, and nothing is built from a value before all of it is there: a claimed length reserves
+  no memory. Nesting is bounded by the parser's own stack of 1024.
 * A value may have `VALUE_LIMIT` bytes. Whoever sends a longer one, or what is no MessagePack, is refused for good.
 """
 

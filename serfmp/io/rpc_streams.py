@@ -4,8 +4,8 @@ Rules:
 
 * Filters (spec agent.md 4.1) are joined by commas, without blanks; an empty text is `*`. `user:NAME` and `query:NAME`
   want exactly that name, `user:` any. An event goes to a stream once, however many filters it matches.
-* A stream holds at most `QUEUE_LIMIT` records; beyond that new ones are dropped, counted and logged (spec agent.md 5.4).
-  A record is encoded once and shared by all streams.
+* A stream holds at most `QUEUE_LIMIT` records; beyond that new ones are dropped, counted and logged (spec agent.md
+  5.4). A record is encoded once and shared by all streams.
 """
 
 from __future__ import annotations

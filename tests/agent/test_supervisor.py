@@ -123,7 +123,7 @@ def test_after_quick_crashes_the_detector_starts_without_its_journal_and_events_
     old = 0
     for _ in range(JOURNAL_TRIES):
         old = wait_for_other(agent, "detector", old)
-        os.kill(old, signal.SIGKILL)
+        os.kill(old, signal.SIGSEGV)
     agent.wait_log("detector starts without the state of its predecessors", DEADLINE_S)
     wait_for_other(agent, "detector", old)
     agent.join(peer)
