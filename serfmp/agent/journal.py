@@ -4,9 +4,10 @@ The memory is a memfd of the supervisor, mapped by one writer. It survives a kil
 does not survive the agent (that is the snapshot's task).
 
 Layout: a header page, then two banks. A bank is a row of records, each length, CRC-32 and a msgpack array. The header
-says which bank is the present one and how far each is filled. A record is written first and counted after, by one
-aligned store of eight bytes, so a record is there completely or not at all. Compaction writes the other bank, then
-turns the header's switch, then gives the old bank's memory back: whoever dies in between leaves one whole bank.
+says which bank is the present one, how far each is filled, and how far its last compaction filled it. A record is
+written first and counted after, by one aligned store of eight bytes, so a record is there completely or not at all.
+Compaction writes the other bank, then turns the header's switch, then gives the old bank's memory back: whoever dies in
+between leaves one whole bank.
 
 Bounds: a bank holds `BANK_SIZE` bytes. When a compacted state does not fit, the journal says so
 (`JournalOverflowError`) and keeps its old bank.
@@ -42,6 +43,7 @@ _RECORD: Final = struct.Struct("<II")
 _WORD: Final = struct.Struct("<Q")
 _SWITCH_AT: Final = 0
 _FILL_AT: Final = (8, 16)
+_COMPACTED_AT: Final = (24, 32)
 
 
 class JournalOverflowError(InternalError):
@@ -68,7 +70,7 @@ class Journal:
         self._map = mmap.mmap(descriptor, _SIZE)
         self._bank: int = _WORD.unpack_from(self._map, _SWITCH_AT)[0]
         self._fill: int = _WORD.unpack_from(self._map, _FILL_AT[self._bank])[0]
-        self._compact_at = _compact_at(self._fill)
+        self._compact_at = _compact_at(_WORD.unpack_from(self._map, _COMPACTED_AT[self._bank])[0])
 
     @property
     def size(self) -> int:
@@ -109,6 +111,7 @@ class Journal:
         other = 1 - self._bank
         fill = self._write(other, 0, records)
         _WORD.pack_into(self._map, _FILL_AT[other], fill)
+        _WORD.pack_into(self._map, _COMPACTED_AT[other], fill)
         _WORD.pack_into(self._map, _SWITCH_AT, other)
         old = self._bank
         self._bank, self._fill = other, fill

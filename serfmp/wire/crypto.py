@@ -102,9 +102,12 @@ class Keyring:
             raise WireError("an encrypted message is empty", "encrypt")
         version = blob[0]
         if version > 1:
-            raise WireError(f"an encrypted message has the version {version}", "encrypt")
+            raise WireError("it is not encrypted, and this agent has a key; has the other side one?", "encrypt")
         if len(blob) < (OVERHEAD if version else OVERHEAD_V0):
-            raise WireError(f"an encrypted message has only {len(blob)} bytes", "encrypt")
+            raise WireError(
+                f"it is too short to be encrypted ({len(blob)} bytes), and this agent has a key; has the other side one?",
+                "encrypt",
+            )
         plaintext = self._decrypt(blob, aad)
         if version == 0:
             plaintext = _without_padding(plaintext)
@@ -121,7 +124,10 @@ class Keyring:
                 return cipher.decrypt(nonce, sealed, aad)
             except InvalidTag:
                 continue
-        raise WireError("no installed key opens an encrypted message", "encrypt")
+        raise WireError(
+            f"it does not decrypt with any of our {len(self)} keys; does the other side use another key, or none?",
+            "encrypt",
+        )
 
 
 def _without_padding(padded: bytes) -> bytes:

@@ -22,7 +22,7 @@ from zlib import crc32
 
 from serfmp.errors import InternalError, UserError
 from serfmp.wire import lzw
-from serfmp.wire.crypto import Keyring
+from serfmp.wire.crypto import OVERHEAD, Keyring
 from serfmp.wire.errors import WireError
 from serfmp.wire.messages import MessageType
 from serfmp.wire.msgpack_raw import U8_MAX, U16_MAX, put_raw, raw, read_record, uint
@@ -45,6 +45,9 @@ CHECKSUM_LENGTH: Final = 5
 
 COMPRESS_OVER: Final = 256
 """Messages of up to this many bytes are not worth compressing."""
+
+_OTHER_BODIES: Final = frozenset({0xC0, 0xDE, 0xDF})
+"""First bytes of a body beside those of short maps: nil and the longer maps."""
 
 _ALGORITHM_LZW: Final = 0
 _CHECKSUM_HEADER: Final = struct.Struct(">BI")
@@ -77,6 +80,11 @@ class Opened:
 def label_bytes(label: str) -> bytes:
     """The label as it is sent and authenticated."""
     return label.encode("utf-8", "surrogateescape")
+
+
+def shown_label(label: bytes) -> str:
+    """The label as a log line may show it."""
+    return repr(label.decode("utf-8", "backslashreplace"))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -135,22 +143,41 @@ def open_packet(data: bytes, fmt: PacketFormat, budget: int = lzw.STEP) -> Opene
     if not data:
         raise WireError("a packet is empty", "empty")
     if fmt.keyring:
+        _refuse_label(data[0])
         data = fmt.keyring.open(data, label)
     kind = data[0]
+    if kind <= 1 and not fmt.keyring and _looks_encrypted(data):
+        raise WireError(
+            "it looks encrypted, and this agent has no key; does it need -encrypt or -keyring-file?", "encrypt"
+        )
     if kind not in _LAYERS:
         return Opened((data,), 0)
-    if kind == MessageType.LABEL:
-        raise WireError("a packet has a label and none is configured", "label")
+    _refuse_label(kind)
     if kind == MessageType.CHECKSUM and len(data) >= CHECKSUM_LENGTH:
         data = _without_checksum(data)
     pending = PendingPacket(data)
     return pending.step(budget) or pending
 
 
+def _refuse_label(kind: int) -> None:
+    if kind == MessageType.LABEL:
+        raise WireError("it has a label and this agent has none; is -label the same on both sides?", "label")
+
+
+def _looks_encrypted(data: bytes) -> bool:
+    """Whether a packet that begins like a ping cannot be one, because no body follows.
+
+    The version byte of an encrypted packet is the type of a ping or an indirect ping; what follows is random.
+    """
+    return len(data) >= OVERHEAD and not (0x80 <= data[1] <= 0x8F or data[1] in _OTHER_BODIES)
+
+
 def _without_label(data: bytes, label: bytes) -> bytes:
     header = label_header(label)
     if not data.startswith(header):
-        raise WireError("a packet has another label than the configured one, or none", "label")
+        raise WireError(
+            f"it has another label than {shown_label(label)}, or none; is -label the same on both sides?", "label"
+        )
     return data[len(header) :]
 
 

@@ -22,7 +22,14 @@ from serfmp.wire.crypto import OVERHEAD
 from serfmp.wire.errors import Kind, WireError
 from serfmp.wire.messages import Ack, ErrorReply, MessageType, Ping, User, decode_ack, decode_error, decode_ping, encode
 from serfmp.wire.msgpack_raw import read_record, record_length
-from serfmp.wire.packet import PacketFormat, compressed_if_shorter, label_bytes, label_header, open_compress
+from serfmp.wire.packet import (
+    PacketFormat,
+    compressed_if_shorter,
+    label_bytes,
+    label_header,
+    open_compress,
+    shown_label,
+)
 from serfmp.wire.push_pull import MAX_NODES, MAX_USER, PushPullReader, claimed, encode_push_pull
 from serfmp.wire.stream_scan import MapScanner, MessageScanner
 
@@ -167,13 +174,16 @@ class StreamReader:
         buffer = self._buffer
         if not self._label:
             if buffer[:1] == bytes((MessageType.LABEL,)):
-                raise WireError("a stream has a label and none is configured", "label")
+                raise WireError("it has a label and this agent has none; is -label the same on both sides?", "label")
             if not buffer:
                 return _Progress.WAIT
         else:
             header = label_header(self._label)
             if not header.startswith(buffer[: len(header)]):
-                raise WireError("a stream has another label than the configured one, or none", "label")
+                raise WireError(
+                    f"it has another label than {shown_label(self._label)}, or none; is -label the same on both sides?",
+                    "label",
+                )
             if len(buffer) < len(header):
                 return _Progress.WAIT
             del buffer[: len(header)]
@@ -186,9 +196,11 @@ class StreamReader:
             return _Progress.WAIT
         encrypted = self._buffer[0] == MessageType.ENCRYPT
         if encrypted and not self._fmt.keyring:
-            raise self._told("the stream is encrypted and this agent has no key", "encrypt")
+            raise self._told(
+                "it is encrypted, and this agent has no key; does it need -encrypt or -keyring-file?", "encrypt"
+            )
         if self._fmt.keyring and not encrypted:
-            raise self._told("the stream is not encrypted and this agent demands it", "encrypt")
+            raise self._told("it is not encrypted, and this agent has a key; has the other side one?", "encrypt")
         self._phase = _Phase.ENCRYPTED if encrypted else _Phase.LAYER
         return _Progress.ON
 

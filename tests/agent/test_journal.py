@@ -49,6 +49,16 @@ def test_it_asks_for_compaction_and_is_content_after_it(descriptor: int) -> None
     assert writer.size < 100
 
 
+def test_writers_that_are_killed_often_do_not_put_compaction_off(descriptor: int) -> None:
+    Journal(descriptor).compact([(b"x",)])
+    for _ in range(1000):
+        writer = Journal(descriptor)
+        if writer.full:
+            break
+        writer.append((b"x" * 1000,))
+    assert Journal(descriptor).full
+
+
 def test_memory_of_an_old_bank_is_given_back(descriptor: int) -> None:
     writer = Journal(descriptor)
     for _ in range(4000):
