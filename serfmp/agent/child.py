@@ -147,8 +147,7 @@ def run(control_descriptor: int) -> int:
     _keep_only({0, 1, 2, control_descriptor, *start.descriptors.values()})
     _prepare_signals(die_with_parent=start.role != "worker")
     # What was imported and built so far stays; the rest is collected rarely, because a full collection among ten
-    thousand
-    # members takes 140 ms.
+    # thousand members takes 140 ms.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     child = Child(start, control)

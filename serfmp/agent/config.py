@@ -1,7 +1,7 @@
 """The configuration of an agent: one frozen value, made once by the command line and handed to every process.
 
 Rules: every field has a unit in its name or its comment; whoever makes an `AgentConfig` has validated its input and
-raised a `UserError` that names the flag. It travels to the children as a plain map.
+raised a `UserError` that names the flag. It travels to the children as a plain map. Secrets are not part of its `repr`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ class AgentConfig:
     advertise_address: bytes = b""
     """What is gossiped, 4 or 16 bytes: set by the supervisor once the sockets are bound."""
     rpc_address: str = DEFAULT_RPC_ADDRESS
-    rpc_auth: str = ""
+    rpc_auth: str = field(default="", repr=False)
+    encrypt_key: bytes = field(default=b"", repr=False)
+    """The one key of `-encrypt`: 16, 24 or 32 bytes; empty without."""
+    keyring: tuple[bytes, ...] = field(default=(), repr=False)
+    """The keys of the keyring file, the primary first; never together with `encrypt_key`."""
+    keyring_file: str = ""
+    """Where the keyring was read from."""
+    label: str = ""
+    """Label of all gossip (spec wire.md 4.7); empty: none, as Serf's agents."""
     start_join: tuple[str, ...] = ()
     replay: bool = False
     handlers: tuple[str, ...] = ()
@@ -52,6 +60,11 @@ class AgentConfig:
     """Bytes."""
     leave_on_terminate: bool = False
     skip_leave_on_interrupt: bool = False
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """All keys, the primary first; none means that nothing is encrypted."""
+        return self.keyring or ((self.encrypt_key,) if self.encrypt_key else ())
 
     def to_plain(self) -> dict[str, Any]:
         """As a map that msgpack carries."""

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,6 @@ from serfmp.agent import child
 from serfmp.agent.logging import LINE_LIMIT, decode_line
 from serfmp.bus import frames
 from serfmp.bus.control import ControlSocket, send_blocking
-from serfmp.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,8 +187,8 @@ def _run_forked(control: int) -> int:
         return child.run(control)
     except EOFError:
         return 0
-    except (OSError, InternalError) as error:
-        os.write(2, f"serfmp: a child process could not start: {error}\n".encode())
+    except Exception:  # noqa: BLE001  nothing may unwind into the supervisor's frames below
+        os.write(2, f"serfmp: a child process could not start:\n{traceback.format_exc()}".encode(errors="replace"))
         return child.EXIT_CRASHED
 
 

@@ -157,6 +157,9 @@ class Supervisor:
             importlib.import_module(module)
         gc.collect()
         gc.freeze()
+        if self.config.keyring:
+            count, path = len(self.config.keyring), self.config.keyring_file
+            self._log("INFO", "agent", f"Restored keyring with {count} keys from {path}")
         self._log("INFO", "agent", "Serf agent starting")
         for process in self._processes:
             self._spawn(process)
@@ -226,7 +229,7 @@ class Supervisor:
             ("Node name", f"'{config.node}'"),
             ("Bind addr", f"'{join_host_port(config.bind_host, config.bind_port)}'"),
             ("RPC addr", f"'{config.rpc_address}'"),
-            ("Encrypted", "false"),
+            ("Encrypted", "true" if config.keys else "false"),
             ("Snapshot", "false"),
             ("Profile", config.profile),
             ("Message Compression Enabled", "true" if config.compression else "false"),
@@ -308,6 +311,10 @@ class Supervisor:
         reason = process.kill_reason or describe_status(status)
         if os.waitstatus_to_exitcode(status) == EXIT_DO_NOT_RESTART:
             self._give_up_running(process, reason)
+            return
+        if not self._started and not process.serving_since:
+            self.give_up(f"Failed to start the Serf agent: {process.name} ended before it served ({reason})")
+            self._stop()
             return
         quick = not process.serving_since or time.monotonic() - process.serving_since < QUICK_CRASH
         process.quick_crashes = process.quick_crashes + 1 if quick else 0

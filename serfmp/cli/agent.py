@@ -6,17 +6,21 @@ Rules: the flags become one `AgentConfig`, or one error: on stdout behind `==> `
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import socket
 from typing import Any, Final
 
 from serfmp.agent.config import DEFAULT_PORT, DEFAULT_RPC_ADDRESS, AgentConfig
+from serfmp.agent.keys import decode_key, read_keyring_file
 from serfmp.cli.durations import parse_duration
 from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag, parse_tag
 from serfmp.cli.output import say
 from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
+from serfmp.wire.crypto import Keyring
+from serfmp.wire.packet import PacketFormat
 
 HELP_PREFIX: Final = "==> "
 """Stands before the help that follows a flag error."""
@@ -54,6 +58,12 @@ COMMAND: Final = GoCommand(
         ),
         flag("disable-compression", "Send packets as they are.", kind=BOOLEAN, default=False),
         flag(
+            "encrypt",
+            "Encrypts all gossip with this key: base64 of 16, 24 or 32 bytes. Other users of the host can see a flag "
+            "while the agent starts, and the shell remembers it: prefer -keyring-file.",
+            shown="encrypt=key",
+        ),
+        flag(
             "event-handler",
             "Script that runs for events, with or without filters in front, such as member-join,user:deploy=./x.sh. "
             "May be given several times.",
@@ -66,6 +76,18 @@ COMMAND: Final = GoCommand(
             "times.",
             many=True,
             shown="join=address",
+        ),
+        flag(
+            "keyring-file",
+            "Encrypts all gossip with the keys of this file: a JSON list of base64 keys. The first one encrypts, all "
+            "decrypt.",
+            shown="keyring-file=path",
+        ),
+        flag(
+            "label",
+            "Separates this cluster from others on the same network: agents with another label, or none, are refused. "
+            "Serf's own agents have none.",
+            shown="label=text",
         ),
         flag("log-level", "Least level of log lines: trace, debug, info, warn or err.", shown="log-level=info"),
         flag("node", "Name of this node, unique in the cluster. Default: the host's name.", shown="node=name"),
@@ -94,7 +116,14 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
         say(f"==> {error}")
         return 1
     try:
+        config = _with_keyring(config)
+    except UserError as error:
+        say("==> Starting Serf agent...")
+        say(f"==> Failed to setup the Serf agent: {error}")
+        return 1
+    try:
         _check_tags(config.tags)
+        _check_key(config.encrypt_key)
     except UserError as error:
         say("==> Starting Serf agent...")
         say(f"==> Failed to start the Serf agent: Error creating Serf: {error}")
@@ -120,6 +149,7 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
     bind_host, bind_port = _address(values["bind"] or DEFAULT_BIND, DEFAULT_PORT, "bind")
     advertise = values["advertise"]
     advertise_host, advertise_port = _address(advertise, 0, "advertise") if advertise else ("", 0)
+    encrypt_key = _encrypt_key(values["encrypt"])
     profile = values["profile"] or PROFILES[0]
     if profile not in PROFILES:
         raise UserError(f"Unknown profile: {profile}")
@@ -135,6 +165,9 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
         advertise_host=advertise_host,
         advertise_port=advertise_port,
         rpc_address=values["rpc_addr"] or DEFAULT_RPC_ADDRESS,
+        encrypt_key=encrypt_key,
+        keyring_file=values["keyring_file"],
+        label=_label(values["label"]),
         start_join=values["join"],
         replay=values["replay"],
         handlers=values["event_handler"],
@@ -160,6 +193,37 @@ def _check_tags(tags: dict[str, str]) -> None:
     from serfmp.wire.tags import encode_tags
 
     encode_tags(tags)
+
+
+def _encrypt_key(text: str) -> bytes:
+    try:
+        return decode_key(text)
+    except UserError as error:
+        raise UserError(f"Invalid encryption key: {error}") from None
+
+
+def _check_key(key: bytes) -> None:
+    try:
+        Keyring((key,) if key else ())
+    except UserError as error:
+        raise UserError(f"Failed to create memberlist: {error}") from None
+
+
+def _with_keyring(config: AgentConfig) -> AgentConfig:
+    """The configuration with the keys of its keyring file."""
+    if not config.keyring_file:
+        return config
+    if config.encrypt_key:
+        raise UserError("Encryption key not allowed while using a keyring")
+    return dataclasses.replace(config, keyring=read_keyring_file(config.keyring_file))
+
+
+def _label(label: str) -> str:
+    try:
+        PacketFormat(label=label)
+    except UserError as error:
+        raise UserError(f"Invalid label: {error}") from None
+    return label
 
 
 def _broadcast_timeout(text: str) -> float:

@@ -28,8 +28,10 @@ from serfmp.detector.config import PROFILES, CoreConfig
 from serfmp.detector.core import Core
 from serfmp.detector.hub import Hub
 from serfmp.detector.records import Recovered
+from serfmp.wire.crypto import OVERHEAD
 from serfmp.wire.errors import WireError
 from serfmp.wire.messages import decode_packet_message
+from serfmp.wire.packet import label_bytes, label_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -296,12 +298,15 @@ class Detector:
 def core_config(child: Child) -> CoreConfig:
     """The part of the agent's configuration that the core knows."""
     config = child.config
+    label = label_bytes(config.label)
     return CoreConfig(
         node=config.node,
         address=config.advertise_address,
         port=config.advertise_port,
         tags=config.tags,
         profile=PROFILES[config.profile],
+        encryption_overhead=OVERHEAD if config.keys else 0,
+        label_overhead=len(label_header(label)) if label else 0,
         user_event_size_limit=config.user_event_size_limit,
         broadcast_timeout=config.broadcast_timeout,
     )

@@ -11,6 +11,7 @@ slices while others pass. A fence is answered after everything that had arrived 
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import struct
 import time
@@ -19,13 +20,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
+from serfmp.agent.sockets import join_host_port
 from serfmp.bus import frames
 from serfmp.bus.endpoints import PACKET_HWM, make_socket
 from serfmp.bus.loop import READ
 from serfmp.detector.config import PROFILES
 from serfmp.io.feed import DetectorFeed
+from serfmp.io.refusals import PERIOD, Refusals
 from serfmp.io.resolver import Resolver
 from serfmp.io.streams import Streams
+from serfmp.wire.crypto import Keyring
 from serfmp.wire.errors import WireError
 from serfmp.wire.packet import Opened, PacketFormat, PendingPacket, open_packet, seal_packet
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serfmp.agent.child import Child
+    from serfmp.agent.config import AgentConfig
 
 DRAIN_PACKETS: Final = 64
 """Packets read in one drain."""
@@ -58,9 +63,6 @@ MESSAGES_PER_TURN: Final = 64
 COMPRESSED_PER_TURN: Final = 2
 """Packets that one frame of the detector may compress: 0.1 ms each in Python, so a busy agent sends plain ones."""
 
-LOG_PERIOD: Final = 1.0
-"""Seconds between two log lines about bad packets; those between are counted."""
-
 _SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = struct.Struct("qq")
 _ANCILLARY: Final = socket.CMSG_SPACE(_TIMESPEC.size)
@@ -74,8 +76,9 @@ class Gossip:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._loop = child.loop
-        self._format = PacketFormat(compress=child.config.compression)
-        self._uncompressed = PacketFormat(compress=False)
+        self._format = packet_format(child.config)
+        # The same keyring object: a change of keys is a change for both.
+        self._uncompressed = dataclasses.replace(self._format, compress=False)
         self._udp = socket.socket(fileno=child.descriptors["udp"])
         self._udp.setblocking(False)
         self._udp.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
@@ -83,7 +86,7 @@ class Gossip:
         self._pending: deque[tuple[str, int, float, bool, PendingPacket]] = deque()
         self._fences: list[int] = []
         self.counters: Counter[str] = Counter()
-        self._bad_packets = 0
+        self._refusals = Refusals(lambda level, text: child.log(level, "memberlist", text), self._loop.clock)
         self._feed = DetectorFeed(child)
         self._resolver = Resolver(self._loop, self._on_resolved)
         self._streams = Streams(
@@ -95,13 +98,14 @@ class Gossip:
             self._on_stream,
             self._on_stream_answer,
             lambda level, text: child.log(level, "memberlist", text),
+            self._refusals,
         )
         self._network: zmq.Socket[bytes] | None = None
         self._loop.add(self._udp, lambda _events: self._drain_once())
         self._loop.after_input = self._after_input
         child.on_generation.append(self._on_generation)
         self._on_generation("detector", child.generations.get("detector", 0))
-        self._loop.call_every(LOG_PERIOD, self._tell_bad_packets)
+        self._loop.call_every(PERIOD, self._refusals.summarise)
 
     # --- from the network ---------------------------------------------------------------------------------------------
 
@@ -193,16 +197,7 @@ class Gossip:
 
     def _count_bad(self, error: WireError, host: str, port: int) -> None:
         self.counters["serfmp.udp.bad_packets"] += 1
-        if not self._bad_packets:
-            self._child.log("ERR", "memberlist", f"dropped a packet from={host}:{port}: {error}")
-        self._bad_packets += 1
-
-    def _tell_bad_packets(self) -> None:
-        if self._bad_packets > 1:
-            self._child.log(
-                "ERR", "memberlist", f"dropped {self._bad_packets - 1} more bad packets within {LOG_PERIOD:.0f} s"
-            )
-        self._bad_packets = 0
+        self._refusals.packet(error, join_host_port(host, port))
 
     def _on_stream(self, stream: int, host: str, port: int, message: bytes) -> None:
         self._feed.send(frames.StreamArrived(stream, host, port, message))
@@ -291,6 +286,12 @@ class Gossip:
                 self.counters["serfmp.udp.send_errors"] += 1
                 if token:
                     self._feed.send(frames.SendFailed(token, True, f"write udp {host}:{port}: {error.strerror}"))
+
+
+def packet_format(config: AgentConfig) -> PacketFormat:
+    """How this agent dresses packets and streams."""
+    keyring = Keyring(config.keys) if config.keys else None
+    return PacketFormat(keyring, config.label, compress=config.compression)
 
 
 def _rank(packet: frames.Packet) -> int:

@@ -2,7 +2,8 @@
 
 Rules: nothing blocks; bytes are parsed as they come (`serfmp.wire.stream`), long decompressions in slices between
 turns; every connection has one deadline from its first moment; inbound ones are bounded in number. Whoever is not
-answered in time is closed. Text for the operator names the other side.
+answered in time is closed. Text for the operator names the other side, and says what to look at where the two agents'
+settings (keys, label) do not fit together.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from serfmp.bus import frames
     from serfmp.bus.loop import Loop, Timer
+    from serfmp.io.refusals import Refusals
     from serfmp.wire.packet import PacketFormat
 
 INBOUND_LIMIT: Final = 127
@@ -51,6 +53,8 @@ class _Stream:
         """Called once with an error text and whether the other side is to blame."""
         self.on_end: Callable[[], None] = lambda: None
         """Called once, whatever the end was."""
+        self.fault: WireError | None = None
+        """What was wrong with the other side's bytes, when that is why it ends."""
         self._open = True
         self._timer: Timer = loop.call_later(timeout, lambda: self.fail("i/o timeout", remote=True))
         sock.setblocking(False)
@@ -135,6 +139,7 @@ class _Stream:
         except WireError as error:
             reply: bytes | None = getattr(error, "reply", None)
             text = str(error)
+            self.fault = error
             self._on_message = None
             if reply:
                 self.write(reply, lambda: self.fail(text, remote=True))
@@ -155,7 +160,7 @@ class Streams:
     """All streams of the gossip process.
 
     `on_arrived(stream, host, port, message)` gets inbound requests, `on_answered(token, message, error, remote)` the
-    ends of outbound ones, `log(level, text)` what the operator should know.
+    ends of outbound ones, `log(level, text)` and `refusals` what the operator should know.
     """
 
     def __init__(
@@ -168,6 +173,7 @@ class Streams:
         on_arrived: Callable[[int, str, int, bytes], None],
         on_answered: Callable[[int, bytes | None, str, bool], None],
         log: Callable[[str, str], None],
+        refusals: Refusals,
     ) -> None:
         self._loop = loop
         self._listener = listener
@@ -176,6 +182,7 @@ class Streams:
         self._on_arrived = on_arrived
         self._on_answered = on_answered
         self._log = log
+        self._refusals = refusals
         self._number = generation << 40
         self._inbound: dict[int, _Stream] = {}
         self._unanswered: dict[int, tuple[str, int, bytes]] = {}
@@ -196,7 +203,16 @@ class Streams:
         sock = socket.socket(socket.AF_INET6 if ":" in frame.host else socket.AF_INET, socket.SOCK_STREAM)
         reader = StreamReader(self._format, inbound=False)
         stream = _Stream(self._loop, sock, reader, frame.timeout)
-        stream.on_failure = lambda error, remote: self._on_answered(token, None, f"dial tcp {where}: {error}", remote)
+
+        def failed(error: str, remote: bool) -> None:
+            text = f"dial tcp {where}: {error}"
+            if stream.fault is not None:
+                text = f"the answer of {where} is refused: {error}"
+            elif error == "EOF":
+                text += "; the other side closed without an answer, which its log explains; is -label the same on both?"
+            self._on_answered(token, None, text, remote)
+
+        stream.on_failure = failed
 
         def answered(message: bytes | None) -> None:
             stream.close()
@@ -257,7 +273,9 @@ class Streams:
             self._unanswered.pop(number, None)
 
         def failed(error: str, _remote: bool) -> None:
-            if error != "EOF":
+            if stream.fault is not None:
+                self._refusals.stream(stream.fault, host, join_host_port(host, port))
+            elif error != "EOF":
                 self._log("ERR", f"failed to receive: {error} from={join_host_port(host, port)}")
 
         def arrived(message: bytes) -> None:

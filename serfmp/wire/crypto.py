@@ -105,7 +105,7 @@ class Keyring:
             raise WireError("it is not encrypted, and this agent has a key; has the other side one?", "encrypt")
         if len(blob) < (OVERHEAD if version else OVERHEAD_V0):
             raise WireError(
-                f"it is too short to be encrypted ({len(blob)} bytes), and this agent has a key; has the other side one?",
+                f"{len(blob)} bytes are too few for an encrypted message; has the other side a key, as this agent has?",
                 "encrypt",
             )
         plaintext = self._decrypt(blob, aad)
