@@ -312,14 +312,14 @@ class Supervisor:
         if os.waitstatus_to_exitcode(status) == EXIT_DO_NOT_RESTART:
             self._give_up_running(process, reason)
             return
-        if not self._started and not process.serving_since:
+        # Somebody's SIGKILL says nothing about the state in shared memory; an error of the process itself may.
+        failed = os.waitstatus_to_exitcode(status) != -signal.SIGKILL or bool(process.kill_reason)
+        if failed and not self._started and not process.serving_since:
             self.give_up(f"Failed to start the Serf agent: {process.name} ended before it served ({reason})")
             self._stop()
             return
         quick = not process.serving_since or time.monotonic() - process.serving_since < QUICK_CRASH
         process.quick_crashes = process.quick_crashes + 1 if quick else 0
-        # Somebody's SIGKILL says nothing about the state in shared memory; an error of the process itself may.
-        failed = os.waitstatus_to_exitcode(status) != -signal.SIGKILL or bool(process.kill_reason)
         process.quick_failures = process.quick_failures + 1 if quick and failed else 0
         process.restarts += 1
         if process.quick_crashes > RESTART_BUDGET:

@@ -8,6 +8,7 @@ from serfmp.detector.effects import (
     Event,
     EventKind,
     EventRequest,
+    ForceLeaveRequest,
     JoinRequest,
     LeaveRequest,
     Member,
@@ -62,6 +63,8 @@ def request_to_plain(request: Request) -> tuple[str, list[Any]]:
             return "event", [name, payload, coalesce]
         case LeaveRequest():
             return "leave", []
+        case ForceLeaveRequest(node, prune):
+            return "force-leave", [node, prune]
 
 
 def request_from_plain(kind: str, fields: list[Any]) -> Request:
@@ -73,4 +76,6 @@ def request_from_plain(kind: str, fields: list[Any]) -> Request:
             return EventRequest(*fields)
         case "leave":
             return LeaveRequest()
+        case "force-leave":
+            return ForceLeaveRequest(*fields)
     raise InternalError(f"a request of unknown kind '{kind}' on the bus")

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 COMMANDS: Final = {
     "agent": "Runs an agent: one node of a cluster",
     "event": "Sends a user event to all nodes",
+    "force-leave": "Makes the cluster take a failed node for one that left",
     "join": "Makes the agent join a cluster",
     "leave": "Makes the agent leave the cluster and end",
     "members": "Lists the members of the cluster",
     "version": "Prints the version",
 }
-"""Names of commands, which are the modules of this package, with what the list says about them."""
+"""Names of commands, which are the modules of this package (with `_` for `-`), with what the list says about them."""
 
 EXIT_NO_COMMAND: Final = 127
 _VERSION_FLAGS: Final = frozenset({"-v", "--version"})
@@ -71,7 +72,7 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         complain(command_list() + "\n")
         return 0 if wants_help and not name else EXIT_NO_COMMAND
-    module = importlib.import_module(f"serfmp.cli.{name}")
+    module = importlib.import_module(f"serfmp.cli.{name.replace('-', '_')}")
     if wants_help and name != "version":
         complain(module.COMMAND.help_text())
         return 0

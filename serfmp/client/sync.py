@@ -155,6 +155,10 @@ class Client:
         """Make the agent leave the cluster; it then ends."""
         self._call("leave", None, limit_s)
 
+    def force_leave(self, node: str, *, prune: bool = False) -> None:
+        """Make the cluster take a node for one that left; with `prune` also forget it. An unknown one is no error."""
+        self._call("force-leave", {"Node": node, "Prune": prune}, self._limit_s)
+
     def stats(self) -> dict[str, dict[str, str]]:
         """The agent's figures: sections of named texts."""
         return to_stats(self._call("stats", None, self._limit_s).body)

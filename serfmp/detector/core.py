@@ -25,6 +25,7 @@ from serfmp.detector.effects import (
     Endpoint,
     Event,
     EventRequest,
+    ForceLeaveRequest,
     JoinRequest,
     LeaveRequest,
     Lifecycle,
@@ -47,6 +48,7 @@ from serfmp.detector.records import (
 )
 from serfmp.detector.serf.layer import Serf
 from serfmp.detector.serf.leaving import Leaving
+from serfmp.detector.serf.removal import Removal
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.gossip import Gossip
 from serfmp.detector.swim.swim import RESYNC_PARTNERS, Swim
@@ -61,7 +63,7 @@ RESYNC_AFTER = 1.0
 class Core:
     """One node's membership, failure detection, events. See the module for the contract."""
 
-    __slots__ = ("_answered", "_context", "_handlers", "_leaving", "_recorded_clocks", "_serf", "_swim")
+    __slots__ = ("_answered", "_context", "_handlers", "_leaving", "_recorded_clocks", "_removal", "_serf", "_swim")
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class Core:
         self._swim = Swim(self._context, table, gossip, self._serf)
         self._handlers = self._swim.handlers
         self._leaving = Leaving(self._context, self._swim, self._serf)
+        self._removal = Removal(self._context, self._swim, self._serf)
         self._recorded_clocks = (0, 0, 0)
         self._answered: dict[RequestId, None] = {}
         if recovered is None:
@@ -169,6 +172,8 @@ class Core:
                 self._event(id, request)
             case LeaveRequest():
                 self._leaving.request(id)
+            case ForceLeaveRequest(node, prune):
+                self._removal.request(id, node, prune)
 
     def acknowledge(self, consumer: str, sequence: int) -> None:
         """All events up to `sequence` are safe with the consumer (`rpc` or `dispatcher`)."""

@@ -274,4 +274,12 @@ class LeaveRequest:
     """Leave the cluster gracefully. Answered when the leave is complete; a second one joins the first."""
 
 
-Request = JoinRequest | EventRequest | LeaveRequest
+@dataclass(frozen=True, slots=True)
+class ForceLeaveRequest:
+    """Take a node for one that left, and with `prune` forget it. Answered when the news has spread; no value."""
+
+    node: str
+    prune: bool
+
+
+Request = JoinRequest | EventRequest | LeaveRequest | ForceLeaveRequest

@@ -89,7 +89,10 @@ class SavedNode:
 
 @dataclass(frozen=True, slots=True)
 class SavedMember:
-    """A row of Serf's table. `left_at`: when it left or failed, 0 if it did not."""
+    """A row of Serf's table. `left_at`: when it left or failed, 0 if it did not.
+
+    `prune`: what happens once the node is gone, see `serfmp.detector.serf.members.Prune`.
+    """
 
     name: str
     address: bytes
@@ -99,6 +102,7 @@ class SavedMember:
     status: int
     status_ltime: int
     left_at: float
+    prune: int = 0
 
 
 @dataclass(frozen=True, slots=True)

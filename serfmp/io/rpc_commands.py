@@ -1,6 +1,6 @@
 """What the RPC commands do (spec agent.md 5.3).
 
-Rules: reads are answered from the replica at once; `join`, `event` and `leave` go to the detector and are answered when
+Rules: reads are answered from the replica at once; everything else goes to the detector and is answered when
 it answers, by this or a later generation of it, or with an error at the deadline. A command that the protocol has and
 this table has not is answered with `Unsupported command`, and the connection stays; one that the protocol does not have
 closes it.
@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.detector.effects import EventRequest, JoinRequest, LeaveRequest
+from serfmp.detector.effects import EventRequest, ForceLeaveRequest, JoinRequest, LeaveRequest
 from serfmp.detector.effects import Request as CoreRequest
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
@@ -71,6 +71,7 @@ class Commands:
             "join": self._join,
             "event": self._event,
             "leave": self._leave,
+            "force-leave": self._force_leave,
             "stream": self._stream,
             "stop": self._stop,
             "stats": self._stats,
@@ -215,6 +216,14 @@ class Commands:
         self._agent_log("INFO", "requesting graceful leave from Serf")
         limit = REQUEST_LIMIT + 2 * self._child.config.broadcast_timeout
         self._ask(LeaveRequest(), limit, lambda _value, error: connection.answer(request, error))
+
+    def _force_leave(self, connection: Connection, request: Request) -> None:
+        wanted = request.body if isinstance(request.body, protocol.ForceLeave) else protocol.ForceLeave()
+        how = " (prune)" if wanted.prune else ""
+        self._agent_log("INFO", f"Force leaving node{how}: {wanted.node}")
+        limit = REQUEST_LIMIT + self._child.config.broadcast_timeout
+        asked = ForceLeaveRequest(wanted.node, wanted.prune)
+        self._ask(asked, limit, lambda _value, error: connection.answer(request, error))
 
     def _ask(self, request: CoreRequest, limit: float, answered: Answered) -> None:
         """Ask the detector; `answered` is called once, with an error if there is no answer within `limit` seconds."""

@@ -57,6 +57,14 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
+class ForceLeave:
+    """The node that shall count as left, and whether it shall be forgotten."""
+
+    node: str = ""
+    prune: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MembersFiltered:
     """Expressions that members must match; empty ones are no filter."""
 
@@ -84,7 +92,7 @@ class Nothing:
     """No body, or one of a command that this version does not carry out."""
 
 
-Body = Handshake | Auth | UserEvent | Join | MembersFiltered | Stream | Stop | Nothing
+Body = Handshake | Auth | UserEvent | Join | ForceLeave | MembersFiltered | Stream | Stop | Nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +175,13 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
     "auth": (Auth, (("AuthKey", _text),)),
     "event": (UserEvent, (("Name", _text), ("Payload", _bytes), ("Coalesce", _boolean))),
     "join": (Join, (("Existing", _texts), ("Replay", _boolean))),
+    "force-leave": (ForceLeave, (("Node", _text), ("Prune", _boolean))),
     "members-filtered": (MembersFiltered, (("Tags", _pairs), ("Status", _text), ("Name", _text))),
     "stream": (Stream, (("Type", _text),)),
     "stop": (Stop, (("Stop", _sequence),)),
     # Not carried out by this version, but read.
     **dict.fromkeys(
         (
-            "force-leave",
             "tags",
             "monitor",
             "query",

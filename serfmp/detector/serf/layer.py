@@ -61,7 +61,13 @@ class Serf:
         self.outbox = Outbox(context, recovered)
         self.recent_intents = RecentIntents(context, saved.intents.values())
         self.members = Members(
-            context, self.clock, self.recent_intents, self.outbox, self._contradict_leave, saved.members.values()
+            context,
+            self.clock,
+            self.recent_intents,
+            self.outbox,
+            self._contradict_leave,
+            self._broadcast_prune,
+            saved.members.values(),
         )
         population = self.members.size
         self.intents = gossip.add_queue("Intent", population, config.queue_depth_limit)
@@ -175,11 +181,17 @@ class Serf:
         self.broadcast_join()
         return True
 
-    def broadcast_leave(self, finished: Callable[[], None]) -> bytes:
-        """Queue the own leave intent with the Lamport time of this leave. Returns the message, to be handed on too."""
-        encoded = encode_serf(LeaveIntent(self.leave_ltime, self._context.config.node))
+    def broadcast_leave(self, intent: LeaveIntent, finished: Callable[[], None] | None = None) -> bytes:
+        """Queue a leave intent of the local node's making. Returns the message, to be handed on directly too."""
+        encoded = encode_serf(intent)
         self._queue_intent(encoded, finished)
         return encode(User(encoded))
+
+    def _broadcast_prune(self, node: str) -> int:
+        """A node that was to be pruned once it is gone is gone: tell everybody. Returns the intent's Lamport time."""
+        ltime = self.clock.increment()
+        self.broadcast_leave(LeaveIntent(ltime, node, prune=True))
+        return ltime
 
     # --- push/pull ----------------------------------------------------------------------------------------------------
 

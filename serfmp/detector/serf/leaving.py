@@ -21,6 +21,7 @@ from serfmp.detector.effects import Answer, Lifecycle, RequestId
 from serfmp.detector.serf.layer import Serf
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.swim import Swim
+from serfmp.wire.serf_messages import LeaveIntent
 
 SPREAD_PERIODS: Final = 5
 """Gossip periods after which a step ends at the latest. Ours: 1000 nodes are reached in five (spec swim.md 14.2 L6)."""
@@ -73,7 +74,8 @@ class Leaving:
         if not self._serf.members.others_alive():
             self._declare()
             return
-        self._hand_on(self._serf.broadcast_leave(lambda: self._later(_Step.INTENT)))
+        intent = LeaveIntent(self._serf.leave_ltime, self._context.config.node)
+        self._hand_on(self._serf.broadcast_leave(intent, lambda: self._later(_Step.INTENT)))
         self._context.after(self._patience(), lambda: self._advance(_Step.INTENT))
 
     def _declare(self) -> None:

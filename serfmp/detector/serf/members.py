@@ -5,6 +5,8 @@ Rules:
 * SWIM says who is there and who is gone; intents say whether somebody meant to go. An intent counts only if its Lamport
   time is above the member's last one.
 * A node that SWIM saw declare itself gone has left, even if its leave intent is missing or late (fix 20.3).
+* A member is pruned only when it is gone. Who shall be pruned while it is there is pruned when it goes, and not at all
+  when it contradicts (fix 20.6). What was pruned is remembered, so that the same intent, coming again, is no news.
 * Every change of a row is told to the replicas before the event about it; rows that change without an event are
   recorded once a batch.
 """
@@ -12,6 +14,8 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from typing import Final
 
 from serfmp.detector.effects import EventKind, Member, MemberChanged, MemberForgotten, MemberStatus
 from serfmp.detector.records import SavedMember, member_of
@@ -22,11 +26,23 @@ from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.table import NodeRecord, NodeState
 from serfmp.wire.address import to_text
 
+_THERE: Final = frozenset({MemberStatus.ALIVE, MemberStatus.LEAVING})
+
+
+class Prune(IntEnum):
+    """What happens to a leaving member once it is gone."""
+
+    NO = 0
+    FORGET = 1
+    """It is forgotten here; others know that they shall do the same."""
+    TELL = 2
+    """It is forgotten, and others are told."""
+
 
 class MemberRow:
     """One member. `left_at`: when it left or failed, 0 otherwise."""
 
-    __slots__ = ("address", "left_at", "meta", "name", "port", "status", "status_ltime", "versions")
+    __slots__ = ("address", "left_at", "meta", "name", "port", "prune", "status", "status_ltime", "versions")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -37,6 +53,7 @@ class MemberRow:
         self.status = MemberStatus.ALIVE
         self.status_ltime = 0
         self.left_at = 0.0
+        self.prune = Prune.NO
 
     @classmethod
     def restored(cls, saved: SavedMember) -> MemberRow:
@@ -44,6 +61,7 @@ class MemberRow:
         row = cls(saved.name)
         row.address, row.port, row.meta, row.versions = saved.address, saved.port, saved.meta, saved.versions
         row.status, row.status_ltime, row.left_at = MemberStatus(saved.status), saved.status_ltime, saved.left_at
+        row.prune = Prune(saved.prune)
         return row
 
     def take(self, record: NodeRecord) -> None:
@@ -65,13 +83,26 @@ class MemberRow:
             int(self.status),
             self.status_ltime,
             self.left_at,
+            int(self.prune),
         )
 
 
 class Members:
     """The member table. See the module."""
 
-    __slots__ = ("_clock", "_context", "_intents", "_outbox", "_own", "_refute", "_rows", "changed", "counts")
+    __slots__ = (
+        "_clock",
+        "_context",
+        "_intents",
+        "_outbox",
+        "_own",
+        "_pruned",
+        "_refute",
+        "_rows",
+        "_tell_prune",
+        "changed",
+        "counts",
+    )
 
     def __init__(
         self,
@@ -80,14 +111,22 @@ class Members:
         intents: RecentIntents,
         outbox: Outbox,
         refute: Callable[[], bool],
+        tell_prune: Callable[[str], int],
         saved: Iterable[SavedMember] = (),
     ) -> None:
-        """`refute`: called for a leave intent about the local node; True if the node does not mean to leave."""
+        """Make the table.
+
+        `refute` is called for a leave intent about the local node; True if the node does not mean to leave.
+        `tell_prune(name)` tells the cluster to forget a member, and gives the Lamport time of that.
+        """
         self._context = context
         self._clock = clock
         self._intents = intents
         self._outbox = outbox
         self._refute = refute
+        self._tell_prune = tell_prune
+        self._pruned: dict[str, int] = {}
+        """Members that were pruned, with the Lamport time of that."""
         self._own = context.config.node
         self._rows: dict[str, MemberRow] = {row.name: MemberRow.restored(row) for row in saved}
         self.counts = dict.fromkeys(MemberStatus, 0)
@@ -118,12 +157,18 @@ class Members:
         own = self._rows.get(self._own)
         return self.counts[MemberStatus.ALIVE] > (own is not None and own.status is MemberStatus.ALIVE)
 
+    def is_there(self, name: str) -> bool:
+        """Whether SWIM holds this node for alive: its status is alive or leaving."""
+        row = self._rows.get(name)
+        return row is not None and row.status in _THERE
+
     # --- notices of SWIM ----------------------------------------------------------------------------------------------
 
     def joined(self, record: NodeRecord) -> None:
         """Spec serf.md 5.1."""
         row = self._rows.get(record.name)
         if row is None:
+            self._pruned.pop(record.name, None)
             row = self._rows[record.name] = MemberRow(record.name)
             intent = self._intents.get(record.name)
             if intent is not None:
@@ -136,6 +181,7 @@ class Members:
                 self._context.count("serf.member.flap")
             self._set_status(row, MemberStatus.ALIVE)
             row.left_at = 0.0
+            row.prune = Prune.NO
         row.take(record)
         self._context.count("serf.member.join")
         self._tell(row, EventKind.MEMBER_JOIN, f"EventMemberJoin: {row.name} {to_text(row.address)}")
@@ -157,6 +203,10 @@ class Members:
         row.left_at = self._context.now
         self._context.count(counter)
         self._tell(row, kind, f"{title}: {row.name} {to_text(row.address)}")
+        if row.prune is not Prune.NO and row.status is MemberStatus.LEFT:
+            if row.prune is Prune.TELL:
+                row.status_ltime = self._tell_prune(row.name)
+            self._forget(row)
 
     def updated(self, record: NodeRecord) -> None:
         """Spec serf.md 5.3."""
@@ -173,7 +223,7 @@ class Members:
             if not record.gone:
                 self.joined(record)
             return
-        there = row.status in {MemberStatus.ALIVE, MemberStatus.LEAVING}
+        there = row.status in _THERE
         if there and record.gone:
             self.gone(record)
         elif not there and not record.gone:
@@ -192,6 +242,9 @@ class Members:
         if ltime <= row.status_ltime:
             return False
         row.status_ltime = ltime
+        if row.prune is not Prune.NO:
+            row.prune = Prune.NO
+            self._context.log("WARN", "serf", f"{node} is alive and says that it has not left: it is not pruned")
         if row.status is MemberStatus.LEAVING:
             self._set_status(row, MemberStatus.ALIVE)
             self._context.effects.append(MemberChanged(member_of(row.saved())))
@@ -203,6 +256,8 @@ class Members:
         self._clock.witness(ltime)
         row = self._rows.get(node)
         if row is None:
+            if ltime <= self._pruned.get(node, 0):
+                return False
             return self._intents.upsert(node, leaving=True, ltime=ltime)
         if ltime <= row.status_ltime:
             return False
@@ -239,21 +294,26 @@ class Members:
 
     # --- forgetting ---------------------------------------------------------------------------------------------------
 
+    def prune_when_gone(self, name: str) -> None:
+        """Forget a leaving member once it is gone, and tell others then; nothing if it contradicts before."""
+        row = self._rows.get(name)
+        if row is not None and row.status is MemberStatus.LEAVING and name != self._own:
+            row.prune = Prune.TELL
+            self.changed[name] = None
+
     def _prune(self, row: MemberRow) -> None:
         if row.status is not MemberStatus.LEAVING:
             self._forget(row)
-            return
-        config = self._context.config
-
-        def forget() -> None:
-            if self._rows.get(row.name) is row and row.status is not MemberStatus.ALIVE:
-                self._forget(row)
-
-        self._context.after(config.broadcast_timeout + config.leave_propagate_delay, forget)
+        elif row.name != self._own:
+            row.prune = max(row.prune, Prune.FORGET)
 
     def _forget(self, row: MemberRow) -> None:
         """Erase a member (spec serf.md 6.3 and 6.4)."""
         del self._rows[row.name]
+        self._pruned.pop(row.name, None)
+        while len(self._pruned) >= self._context.config.intent_limit:
+            del self._pruned[next(iter(self._pruned))]
+        self._pruned[row.name] = row.status_ltime
         self.counts[row.status] -= 1
         self.changed.pop(row.name, None)
         self._context.log("INFO", "serf", f"EventMemberReap (forced): {row.name} {to_text(row.address)}")
