@@ -12,8 +12,8 @@ from serfmp.client import ClientError
 COMMAND: Final = GoCommand(
     "force-leave",
     "force-leave [options] name",
-    "Makes the cluster take a node for one that has left. This is for failed nodes that will not come back: nobody tries "
-    "to reach them any more. A node that is alive contradicts, and stays.",
+    "Makes the cluster take a node for one that has left. This is for failed nodes that will not come back: nobody "
+    "tries to reach them any more. A node that is alive contradicts, and stays.",
     [
         flag(
             "prune",

@@ -1,8 +1,8 @@
 """What the RPC commands do (spec agent.md 5.3).
 
-Rules: reads are answered from the replica at once; everything else goes to the detector and is answered when
-it answers, by this or a later generation of it, or with an error at the deadline. A command that the protocol has and
-this table has not is answered with `Unsupported command`, and the connection stays; one that the protocol does not have
+Rules: reads are answered from the replica at once; everything else goes to the detector and is answered when it
+answers, by this or a later generation of it, or with an error at the deadline. A command that the protocol has and this
+table has not is answered with `Unsupported command`, and the connection stays; one that the protocol does not have
 closes it.
 
 Serf's own client reads a body after an error too where the answer would have one (unless the error is `Authentication

@@ -59,6 +59,10 @@ ROUNDING: Final = 0.002
 EXCUSED: Final = 1.0
 """Seconds by which a suspicion may overrun its window: fences, and pauses too short to be reported."""
 
+ACKS_AT_LEAST: Final = 16
+ACKS_PER_NODE: Final = 4
+"""Acks that may be waited for: each node asks for one probe at a time, but packets may be repeated."""
+
 
 class Broken(InternalError):
     """A rule was broken: the core, or the simulator, is wrong."""
@@ -207,7 +211,8 @@ class Invariants:
         if core is None:
             return
         if seen.core is not core:
-            seen.core, seen.suspicions, seen.left_with = core, {}, None
+            seen.core, seen.left_with = core, None
+            seen.suspicions = {record.name: record.suspicion for record in core.swim.table if record.suspicion}
         swim = core.swim
         incarnation = swim.membership.incarnation
         self._issued[host.name] = max(incarnation, self._issued.get(host.name, 0))
@@ -296,7 +301,7 @@ class Invariants:
                 kind = seen.kinds[consumer].get(row.name)
                 if kind is not None and row.status not in SHOWN.get(kind, ()):
                     self._fail(host, "Story", f"{row.name} is {row.status.label}, {consumer} last saw {kind.label}")
-        outstanding, limit = core.swim.outstanding, 1 + len(host.config.profile.name) + 8 * len(table)
+        outstanding, limit = core.swim.outstanding, ACKS_AT_LEAST + ACKS_PER_NODE * len(table)
         if outstanding > limit:
             self._fail(host, "I12", f"{outstanding} acks are waited for")
 

@@ -59,6 +59,7 @@ def test_a_frozen_process_is_replaced(launch: Launcher) -> None:
 
 def test_nothing_is_replaced_when_the_whole_tree_was_frozen(launch: Launcher) -> None:
     agent = launch.serfmp("one")
+    agent.wait_log("Log data will now stream in", DEADLINE_S)
     before = agent.pids_by_role()
     agent.pause_tree()
     paused_until = time.monotonic() + 2.5  # longer than the watchdog's patience

@@ -203,7 +203,7 @@ class Members:
         row.left_at = self._context.now
         self._context.count(counter)
         self._tell(row, kind, f"{title}: {row.name} {to_text(row.address)}")
-        if row.prune is not Prune.NO and row.status is MemberStatus.LEFT:
+        if row.prune is not Prune.NO and kind is EventKind.MEMBER_LEAVE:
             if row.prune is Prune.TELL:
                 row.status_ltime = self._tell_prune(row.name)
             self._forget(row)

@@ -55,6 +55,11 @@ class Swim:
             User: lambda message, *_: delegate.user_message(message.payload),
         }
 
+    @property
+    def outstanding(self) -> int:
+        """Acks that somebody waits for: the own probe in flight, and probes for others."""
+        return len(self._acks)
+
     # --- start --------------------------------------------------------------------------------------------------------
 
     def restore(self, nodes: Iterable[SavedNode], incarnation: int) -> None:

@@ -1,0 +1,367 @@
+"""Random histories: a seed becomes a cluster, faults, a recovery, and what must be true at the end.
+
+Rules:
+
+* Everything is drawn from the seed, in one order. The number of nodes may be given instead; the seed still decides the
+  rest.
+* Faults come one after another at random distances, in the protocol's own unit of time. Each is a line of the story.
+* At the end the network heals, some of those that are gone come back, everybody joins one of them. Then all must agree
+  within the time that anti-entropy and suspicion need (swim.md L8), and every event must be everywhere (P14).
+* A failure names the command that repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from serfmp.detector.config import LAN, LOCAL, WAN, Profile
+from serfmp.detector.effects import JoinRequest, Lifecycle, Log, MemberStatus
+from serfmp.detector.swim.push_pull import interval_factor
+from serfmp.detector.swim.suspicion import SuspicionWindow
+from serfmp.sim.cluster import Cluster
+from serfmp.sim.host import Host
+from serfmp.sim.invariants import Broken, Invariants
+from serfmp.sim.network import Conditions
+from serfmp.wire.messages import Dead, Suspect, User
+from serfmp.wire.serf_messages import JoinIntent, LeaveIntent, encode_serf
+
+NODES: Final = (3, 30)
+"""Smallest and largest cluster."""
+FAULTS: Final = (8, 20)
+"""Fewest and most faults of a history."""
+SETTLING: Final = 5.0
+"""Seconds in which a cluster forms before the first fault."""
+CALM: Final = 10.0
+"""Probe intervals for which the agreement at the end must last."""
+LEFTOVER: Final = 64
+"""Acks, queued messages that may be open in a calm cluster: that is, none that grow with its history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to. Times in seconds of virtual time."""
+
+    seed: int
+    nodes: int
+    profile: str
+    faults: int
+    checks: int
+    """Turns after which the invariants were checked."""
+    lasted: float
+    converged: float
+    """From healing to agreement."""
+    packets: int
+    trace_hash: str
+
+
+class History:
+    """One run of one seed. See the module."""
+
+    def __init__(self, seed: int, nodes: int | None = None, tell: Callable[[str], None] | None = None) -> None:
+        """`tell` gets the lines of the story."""
+        self.seed = seed
+        self._rng = rng = Random(f"history {seed}")
+        drawn = rng.randint(*NODES)
+        self.nodes = drawn if nodes is None else nodes
+        self.profile: Profile = rng.choices((LAN, LOCAL, WAN), (6, 3, 1))[0]
+        self._unit = self.profile.probe_interval
+        self._conditions = Conditions(
+            loss=rng.choice((0.0, 0.01, 0.05, 0.1, 0.2)),
+            duplicate=rng.choice((0.0, 0.0, 0.02, 0.1)),
+            straggle=rng.choice((0.0, 0.0, 0.02, 0.1)),
+            latest=rng.choice((0.05, 0.5, 5.0, 30.0)),
+        )
+        self._tell = tell
+        self._watch = Invariants(self.profile)
+        self._cluster = Cluster(seed, self.profile, self._conditions, self._watch)
+        if tell is not None:
+            self._cluster.told = self._told
+        self._faults = rng.randint(*FAULTS)
+        self._sent: dict[int, Host] = {}
+        """User events by number, with who was asked to send them."""
+        self._begun_anew: dict[str, int] = {}
+        """How many user events were asked for when a host last began from nothing."""
+
+    @property
+    def command(self) -> str:
+        """Repeats this run."""
+        return f"python -m serfmp.sim -seed {self.seed} -nodes {self.nodes}"
+
+    def _say(self, text: str) -> None:
+        if self._tell is not None:
+            self._tell(f"{self._cluster.now:10.3f}  {text}")
+
+    def _told(self, host: Host, line: Log) -> None:
+        if line.level != "DEBUG":
+            self._say(f"    {host.name:4} {line.level:4} {line.text}")
+
+    # --- the run ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Run it all. Raises `Broken` with the command that repeats it."""
+        try:
+            return self._run()
+        except Broken as fault:
+            raise Broken(f"{fault}\n  repeat with: {self.command}") from fault
+        except Exception as fault:
+            raise Broken(f"{type(fault).__name__}: {fault}\n  repeat with: {self.command}") from fault
+
+    def _run(self) -> Outcome:
+        cluster, rng = self._cluster, self._rng
+        self._say(f"{self.nodes} nodes, profile {self.profile.name}, {self._conditions}")
+        hosts = [cluster.add(f"n{number}") for number in range(self.nodes)]
+        for host in hosts[1:]:
+            cluster.join(host, hosts[0])
+        cluster.run(SETTLING)
+        for _ in range(self._faults):
+            self._fault(rng.choice(_FAULTS))
+            cluster.run(rng.uniform(0, 4 if rng.random() < 0.8 else 20) * self._unit)
+            self._audit()
+        self._recover()
+        begun = cluster.now
+        limit = self._patience()
+        if not cluster.run_until(self._agreed, limit):
+            raise Broken(f"L8, P11, P14 broken: no agreement {limit:.0f} s after healing: {self._disagreement()}")
+        converged = cluster.now - begun
+        self._say(f"all agree after {converged:.1f} s")
+        cluster.run(CALM * self._unit)
+        if not self._agreed():
+            raise Broken(f"L8 broken: the agreement did not last: {self._disagreement()}")
+        self._audit()
+        self._leftovers()
+        counters = cluster.counters
+        return Outcome(
+            self.seed,
+            self.nodes,
+            self.profile.name,
+            self._faults,
+            self._watch.checks,
+            cluster.now,
+            converged,
+            counters["packets"],
+            cluster.trace_hash,
+        )
+
+    def _audit(self) -> None:
+        for host in self._cluster.running:
+            if not host.paused:
+                self._watch.audit(host)
+
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    def _fault(self, name: str) -> None:
+        victim = self._rng.choice(self._cluster.running)
+        getattr(self, f"_{name}")(victim)
+
+    def _others(self) -> list[Host]:
+        """A random part of all hosts, neither none nor all."""
+        hosts = list(self._cluster.hosts.values())
+        return self._rng.sample(hosts, self._rng.randrange(1, len(hosts)))
+
+    def _kill(self, victim: Host) -> None:
+        self._say(f"kill the detector of {victim.name}")
+        self._cluster.kill_between_turns(victim)
+
+    def _tear(self, victim: Host) -> None:
+        victim.crash_after_records = self._rng.randrange(1, 12)
+        self._say(f"kill the detector of {victim.name} behind {victim.crash_after_records} records")
+
+    def _compact(self, victim: Host) -> None:
+        if not victim.paused:
+            self._say(f"compact the journal of {victim.name}")
+            victim.journal = list(victim.alive.snapshot_records())
+            self._watch.dying(victim)
+
+    def _crash(self, victim: Host) -> None:
+        if len(self._cluster.running) > 2:
+            silent = self._rng.random() < 0.5
+            self._say(f"{victim.name} {'vanishes' if silent else 'crashes'}")
+            self._cluster.crash(victim, silent)
+
+    def _restart(self, _victim: Host) -> None:
+        gone = [host for host in self._cluster.hosts.values() if host.core is None]
+        if gone:
+            self._begin_anew(self._rng.choice(gone))
+
+    def _begin_anew(self, host: Host) -> None:
+        seeds = self._rng.sample(self._cluster.running, min(2, len(self._cluster.running)))
+        by_name = self._rng.random() < 0.3
+        self._say(f"{host.name} starts from nothing and joins {' and '.join(seed.name for seed in seeds)}")
+        host.crash_after_records = None
+        self._begun_anew[host.name] = len(self._sent)
+        self._cluster.restart_from_nothing(host)
+        if by_name:
+            self._cluster.ask(host, JoinRequest(tuple(seed.name for seed in seeds), replay=True))
+        else:
+            self._cluster.join(host, *seeds)
+
+    def _leave(self, victim: Host) -> None:
+        running = [host for host in self._cluster.running if not host.lifecycles]
+        if len(running) > 2 and victim in running:
+            patience = self._rng.choice((0.5, 5.0, 10.0))
+            self._say(f"{victim.name} leaves, and is stopped after {patience} s")
+            generation = victim.generation
+            self._cluster.leave(victim)
+
+            def stop() -> None:
+                if victim.core is not None and victim.generation - generation < 5 and victim.lifecycles:
+                    self._cluster.crash(victim)
+
+            self._cluster.scheduler.after(patience, stop)
+
+    def _pause(self, victim: Host) -> None:
+        seconds = self._rng.choice((0.1, 0.4, 1.0, 3.0, 8.0, 30.0)) * self._unit
+        self._say(f"{victim.name} stands still for {seconds:.1f} s")
+        victim.pause(seconds)
+
+    def _gossip(self, victim: Host) -> None:
+        self._say(f"kill the gossip process of {victim.name}")
+        self._cluster.restart_gossip(victim)
+
+    def _partition(self, _victim: Host) -> None:
+        side = {host.name for host in self._others()}
+        other = self._cluster.hosts.keys() - side
+        self._say(f"the network parts: {' '.join(sorted(side))}")
+        self._cluster.network.partition(side, sorted(other))
+
+    def _one_way(self, victim: Host) -> None:
+        others = {host.name for host in self._others()} - {victim.name}
+        loss, streams = self._rng.choice((0.5, 0.8, 1.0)), self._rng.random() < 0.5
+        towards = self._rng.random() < 0.5
+        self._say(f"{victim.name} {'hears' if towards else 'is heard'} badly: {loss:.0%}, streams cut: {streams}")
+        one, other = (others, {victim.name}) if towards else ({victim.name}, others)
+        self._cluster.network.cut(one, other, loss, streams)
+
+    def _only_streams(self, victim: Host) -> None:
+        others = self._cluster.hosts.keys() - {victim.name}
+        self._say(f"packets to and from {victim.name} are lost, streams pass")
+        self._cluster.network.cut({victim.name}, others, streams=False)
+        self._cluster.network.cut(others, {victim.name}, streams=False)
+
+    def _heal(self, _victim: Host) -> None:
+        self._say("the network heals")
+        self._cluster.network.heal()
+
+    def _accuse(self, victim: Host) -> None:
+        record = victim.alive.swim.table.get(victim.name)
+        incarnation = (record.incarnation if record is not None else 0) + self._rng.randrange(3)
+        sender = self._rng.choice((victim.name, "n0", "nobody"))
+        message = self._rng.choice((Suspect, Dead))(incarnation, victim.name, sender)
+        told = self._others()
+        self._say(f"{' '.join(sorted(host.name for host in told))} are told {message}")
+        for host in told:
+            self._cluster.forge(host, message)
+
+    def _intent(self, victim: Host) -> None:
+        kind = self._rng.choice((LeaveIntent, LeaveIntent, JoinIntent))
+        intent = kind(victim.alive.serf.clock.time + self._rng.randrange(-3, 4) % 1000, victim.name)
+        told = self._others()
+        self._say(f"{' '.join(sorted(host.name for host in told))} are told {intent}")
+        for host in told:
+            self._cluster.forge(host, User(encode_serf(intent)))
+
+    def _event(self, victim: Host) -> None:
+        for host in [victim, *self._rng.sample(self._cluster.running, 1)]:
+            number = len(self._sent)
+            self._sent[number] = host
+            self._say(f"{host.name} sends event {number}")
+            self._cluster.event(host, "e", str(number).encode())
+
+    def _acknowledge(self, victim: Host) -> None:
+        if not victim.paused:
+            self._cluster.acknowledge(victim)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        cluster, rng = self._cluster, self._rng
+        self._say("end of the faults")
+        cluster.network.heal()
+        cluster.network.conditions = Conditions(loss=min(self._conditions.loss, 0.05))
+        cluster.run(30 * self._unit)  # pauses end, leaves end
+        for host in cluster.hosts.values():
+            host.crash_after_records = None
+            if host.core is not None and host.lifecycles:
+                cluster.crash(host)
+        if not cluster.running:
+            self._begun_anew["n0"] = len(self._sent)
+            cluster.restart_from_nothing(cluster.hosts["n0"])
+        for host in cluster.hosts.values():
+            if host.core is None and rng.random() < 0.6:
+                self._begin_anew(host)
+        anchor = cluster.running[0]
+        for host in cluster.running[1:]:
+            cluster.join(host, anchor)
+
+    def _patience(self) -> float:
+        """How long agreement may take: anti-entropy three times, and the longest suspicion of those that are gone."""
+        profile, size = self.profile, self.nodes
+        window = SuspicionWindow.for_cluster(size, profile)
+        rounds = 2 * size * profile.probe_interval
+        return 3 * profile.push_pull_interval * interval_factor(size) + window.longest + rounds
+
+    def _expected_events(self, host: Host) -> set[bytes]:
+        """What a host must have: all that was asked of hosts that run since then, since it runs itself."""
+        return {
+            str(number).encode()
+            for number, sender in self._sent.items()
+            if sender.core is not None
+            and number >= self._begun_anew.get(sender.name, 0)
+            and number >= self._begun_anew.get(host.name, 0)
+            and any(payload == str(number).encode() for _, payload in sender.user_events())
+        }
+
+    def _differences(self) -> list[str]:
+        running = {host.name: host for host in self._cluster.running}
+        found: list[str] = []
+        gone: dict[str, tuple[str, MemberStatus]] = {}
+        for host in running.values():
+            statuses = host.statuses()
+            found += [
+                f"{host.name} shows {name} as {statuses[name].label if name in statuses else 'unknown'}"
+                for name in running
+                if statuses.get(name) is not MemberStatus.ALIVE
+            ]
+            for name, status in statuses.items():
+                if name not in running:
+                    first, before = gone.setdefault(name, (host.name, status))
+                    if status in {MemberStatus.ALIVE, MemberStatus.LEAVING} or before is not status:
+                        found.append(f"{host.name} shows {name} as {status.label}, {first} as {before.label}")
+            if host.core is not None and host.core.lifecycle is not Lifecycle.ALIVE:
+                found.append(f"{host.name} is {host.core.lifecycle.value}")
+        return found
+
+    def _agreed(self) -> bool:
+        if self._differences():
+            return False
+        return all(
+            self._expected_events(host) <= {payload for _, payload in host.user_events()}
+            for host in self._cluster.running
+        )
+
+    def _disagreement(self) -> str:
+        found = self._differences()
+        for host in self._cluster.running:
+            missing = self._expected_events(host) - {payload for _, payload in host.user_events()}
+            if missing:
+                found.append(f"{host.name} misses the events {sorted(missing)}")
+        return "; ".join(found[:8])
+
+    def _leftovers(self) -> None:
+        """Nothing of a history is left in a calm cluster (swim.md I12, serf.md P7)."""
+        for host in self._cluster.running:
+            swim = host.alive.swim
+            queued = {queue.name: queue.size for queue in swim.gossip.queues if queue.size}
+            if swim.outstanding > LEFTOVER or sum(queued.values()) > LEFTOVER:
+                raise Broken(f"I12 broken at {host.name}: {swim.outstanding} acks, queues {queued}")
+
+
+_FAULTS: Final = (
+    *("kill", "kill", "tear", "compact", "crash", "crash", "restart", "restart", "restart", "leave"),
+    *("pause", "pause", "gossip", "partition", "one_way", "only_streams", "heal", "heal"),
+    *("accuse", "intent", "event", "event", "acknowledge"),
+)
+"""Names of the faults; those that stand here twice are twice as likely."""
