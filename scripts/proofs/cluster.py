@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.harness import Agent, Launcher, LoopbackAllocator
+from tests.harness import Agent, ConnectionLost, Launcher, LoopbackAllocator, RpcError
 
 OURS = ("s1", "s2")
 REAL = ("r1", "r2")
@@ -49,7 +49,12 @@ class Cluster:
         """Who sees whom in another state than alive, as texts."""
         found = []
         for name, agent in self.agents.items():
-            statuses = agent.statuses()
+            try:
+                statuses = agent.statuses()
+            except (OSError, ConnectionLost, RpcError) as error:
+                # An agent that is gone is a finding, not the end of the proof.
+                found.append(f"{name} does not answer: {error}")
+                continue
             found += [f"{name} sees {node} {status}" for node, status in statuses.items() if status != "alive"]
             found += [f"{name} does not see {node}" for node in self.agents if node not in statuses]
         return found

@@ -1,12 +1,13 @@
 """What the core gives out, and the data that it shares with the processes around it.
 
-The core never acts. It returns `Effect` values, in order, from `take_effects()`; the driver (a process or the simulator) carries
-them out by one rule: **every `Record` of a batch is in the journal before any other effect of that batch leaves the process**. So
-what a peer, a handler or a client was told is never forgotten by a detector that is killed and started again.
+The core never acts. It returns `Effect` values, in order, from `take_effects()`; the driver (a process or the
+simulator) carries them out by one rule: **every `Record` of a batch is in the journal before any other effect of that
+batch leaves the process**. So what a peer, a handler or a client was told is never forgotten by a detector that is
+killed and started again.
 
-Times are seconds of one monotonic clock that all processes of the host share. An `Endpoint` is an IP address as text and a port.
-Tokens are chosen by the core and come back with the answer; they are unique over all generations of a detector, so an answer to a
-dead detector's question matches nothing.
+Times are seconds of one monotonic clock that all processes of the host share. An `Endpoint` is an IP address as text
+and a port. Tokens are chosen by the core and come back with the answer; they are unique over all generations of a
+detector, so an answer to a dead detector's question matches nothing.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class Lifecycle(Enum):
 class Member:
     """One row of the member table as users see it.
 
-    `address` holds 4 or 16 raw bytes exactly as gossiped; `versions` the six protocol numbers: gossip min, max, current, then
-    Serf's min, max, current.
+    `address` holds 4 or 16 raw bytes exactly as gossiped; `versions` the six protocol numbers: gossip min, max,
+    current, then Serf's min, max, current.
     """
 
     name: str
@@ -87,7 +88,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class MemberEvent:
-    """Members joined, left, failed, changed their tags, or were reaped. `sequence` numbers all events of the agent from 1."""
+    """Members joined, left, failed, changed their tags, or were reaped.
+
+    `sequence` numbers all events of the agent from 1.
+    """
 
     sequence: int
     kind: EventKind
@@ -108,7 +112,7 @@ class UserEventReceived:
 Event = MemberEvent | UserEventReceived
 
 
-# --- effects -----------------------------------------------------------------------------------------------------------------
+# --- effects ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ class SendPacket:
 
 @dataclass(frozen=True, slots=True)
 class OpenStream:
-    """Connect, send `request` (a complete message) and, if `reply`, read one message. Answered by `core.stream_replied`.
+    """Connect, send `request` (a complete message), read one message if `reply`. Answered by `core.stream_replied`.
 
     `timeout` is in seconds from now and bounds all of it.
     """
@@ -249,7 +253,7 @@ Effect = (
 )
 
 
-# --- requests ----------------------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,8 @@ class Hub:
         self._on_ask = on_ask
         self._on_acknowledge = on_acknowledge
         self._consumers = {name: _Consumer(name, acknowledged=acknowledged(name)) for name in CONSUMERS}
+        self._state: frames.DetectorState | None = None
+        """The latest figures: every consumer with the member table gets them after it."""
         self.breaks = 0
         """How often a consumer was marked broken."""
         self._socket = make_socket(child.context, zmq.ROUTER, hwm=CHANNEL_HWM)
@@ -110,6 +112,7 @@ class Hub:
 
     def state(self, frame: frames.DetectorState) -> None:
         """New figures for the replicas."""
+        self._state = frame
         self._to_replicas(frame)
 
     def answer(self, name: str, generation: int, answer: frames.Answered) -> None:
@@ -192,6 +195,8 @@ class Hub:
             slices = [rows[start : start + ROWS_PER_SLICE] for start in range(0, len(rows), ROWS_PER_SLICE)] or [[]]
             consumer.snapshot = _numbered(slices)
             self._slice(consumer)
+            if self._state is not None and consumer.live:
+                self._in_order(consumer, self._state)
         elif self._send(consumer, frames.Events([])):
             self._flush_answers(consumer)
         self.pump()

@@ -115,6 +115,7 @@ class Detector:
         self._loop.call_every(LOG_PERIOD, self._tell_bad_messages)
         child.on_generation.append(self._on_generation)
         child.on_ask = self._on_supervisor_ask
+        self._tell_state()
 
     # --- input --------------------------------------------------------------------------------------------------------
 

@@ -107,6 +107,9 @@ class Host:
         self.endpoint: Endpoint = (to_text(config.address), config.port)
         self.core: SeenCore | None = None
         self.generation = 0
+        """Of the detector, within one life of the agent."""
+        self.life = 0
+        """Of the agent: how often it was started from nothing."""
         self.journal: list[tuple[Plain, ...]] = []
         self.events: dict[str, list[Event]] = {}
         self.taken: dict[str, int] = {}
@@ -129,6 +132,9 @@ class Host:
         self.journal = []
         self.events = {name: [] for name in CONSUMERS}
         self.taken = dict.fromkeys(CONSUMERS, 0)
+        self.lifecycles = []
+        self.generation = 0
+        self.life += 1
         self._stop()
 
     def _stop(self) -> None:
@@ -148,7 +154,7 @@ class Host:
         self.generation += 1
         self.silent = False
         recovered = Recovered.replay(self.journal) if self.journal else None
-        rng = Random(f"{self._seed} {self.name} {self.generation}")
+        rng = Random(f"{self._seed} {self.name} {self.life} {self.generation}")
         self.core = SeenCore(self.config, rng, self._clock.now, self.generation, recovered)
         for consumer in CONSUMERS:
             for event in self.core.outbox(self.taken[consumer]):

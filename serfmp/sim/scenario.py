@@ -30,8 +30,10 @@ from serfmp.wire.serf_messages import JoinIntent, LeaveIntent, encode_serf
 
 NODES: Final = (3, 30)
 """Smallest and largest cluster."""
-FAULTS: Final = (8, 20)
+FAULTS: Final = (8, 24)
 """Fewest and most faults of a history."""
+LULL: Final = 25.0
+"""Probe intervals of the longest time between two faults: enough for a suspicion to end."""
 SETTLING: Final = 5.0
 """Seconds in which a cluster forms before the first fault."""
 CALM: Final = 10.0
@@ -74,6 +76,7 @@ class History:
             straggle=rng.choice((0.0, 0.0, 0.02, 0.1)),
             latest=rng.choice((0.05, 0.5, 5.0, 30.0)),
         )
+        self._pace = rng.choice((0.3, 2.0, 5.0))
         self._tell = tell
         self._watch = Invariants(self.profile)
         self._cluster = Cluster(seed, self.profile, self._conditions, self._watch)
@@ -118,7 +121,7 @@ class History:
         cluster.run(SETTLING)
         for _ in range(self._faults):
             self._fault(rng.choice(_FAULTS))
-            cluster.run(rng.uniform(0, 4 if rng.random() < 0.8 else 20) * self._unit)
+            cluster.run(rng.uniform(0, self._pace if rng.random() < 0.8 else LULL) * self._unit)
             self._audit()
         self._recover()
         begun = cluster.now
@@ -203,11 +206,11 @@ class History:
         if len(running) > 2 and victim in running:
             patience = self._rng.choice((0.5, 5.0, 10.0))
             self._say(f"{victim.name} leaves, and is stopped after {patience} s")
-            generation = victim.generation
+            life = victim.life
             self._cluster.leave(victim)
 
             def stop() -> None:
-                if victim.core is not None and victim.generation - generation < 5 and victim.lifecycles:
+                if victim.core is not None and victim.life == life:
                     self._cluster.crash(victim)
 
             self._cluster.scheduler.after(patience, stop)

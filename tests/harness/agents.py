@@ -76,7 +76,15 @@ def start_serfmp(options: AgentOptions) -> "Agent":
     """Start our agent, with the Python that runs this."""
     # Not below options.directory: the path of a unix socket has 107 bytes, and pytest's names are long.
     runtime = tempfile.TemporaryDirectory(prefix="s")
-    command = [sys.executable, "-m", "serfmp", "agent", *options.flags(), f"-runtime-dir={runtime.name}", *options.extra]
+    command = [
+        sys.executable,
+        "-m",
+        "serfmp",
+        "agent",
+        *options.flags(),
+        f"-runtime-dir={runtime.name}",
+        *options.extra,
+    ]
     return Agent("serfmp", command, options, runtime)
 
 

@@ -205,7 +205,7 @@ class RawClient:
 
 def kernel_memory_is_small(sock: socket.socket) -> None:
     """Let the connection hold little, so that limits are reached soon."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
 
 
 __all__ = ["RawClient", "RpcStage", "kernel_memory_is_small", "member"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 from collections.abc import Iterator
@@ -166,12 +167,12 @@ def test_a_client_that_does_not_read_loses_events_and_nobody_waits_for_it(stage:
     slow.reading = False
     kernel_memory_is_small(slow.sock)
     line = f"[WARN] agent.ipc: Dropping event to ipc.client: {slow.name}"
-    for turn in range(200):
+    for _ in range(200):
         stage.publish(*["e"] * 64, payload=b"x" * 4000)
         assert len(quick.take(128)) == 128
         if line in stage.log:
             break
-    assert line in stage.log, turn
+    assert line in stage.log
     assert not any(quick.name in entry for entry in stage.log if "Dropping" in entry)
     slow.reading = True
     stage.until(lambda: stage.log.count(line) and len(slow.values) >= 2 * QUEUE_LIMIT, "the slow one catches up")
@@ -216,10 +217,9 @@ def test_a_request_that_is_too_long_ends_the_connection(stage: RpcStage, size: i
     client = stage.client()
     client.send({"Command": "event", "Seq": 1})
     data = msgpack.packb({"Name": "x", "Payload": bytes(size)})
-    try:
+    # The other side may end the connection in the middle.
+    with contextlib.suppress(OSError):
         client.send_bytes(data)
-    except OSError:
-        pass
     assert client.wait_closed() == []
     stage.until(lambda: any("longer than" in line for line in stage.log), "the log says why")
 
@@ -266,7 +266,6 @@ def test_a_request_waits_for_the_next_detector_and_is_answered_by_it(stage: RpcS
     stage.state.asked.clear()
     stage.restart_detector()
     stage.until(lambda: stage.state.asked, "it is asked for again")
-    assert client.ask  # the connection is still there
     stage.answer()
     assert client.take(1) == [header(1)]
 

@@ -155,7 +155,7 @@ def test_prune_forgets_a_gone_member_at_once_and_one_that_is_there_as_soon_as_it
     rig.take()
     rig.serf(LeaveIntent(5, "x", prune=True))
     if not gone:
-        rig.pass_time(10)
+        rig.pass_time(2)
         assert MemberForgotten("x") not in rig.take()
         rig.dead("x", sender="x")
     effects = rig.take()

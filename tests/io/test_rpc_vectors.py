@@ -1,0 +1,201 @@
+"""Connections recorded from the real agent, played against ours: what is equal, and the table of what is not."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import pytest
+
+from tests.harness import Agent, Launcher, LoopbackAllocator
+from tests.io.rpc_stage import RpcStage, member
+
+DATA: Final = json.loads((Path(__file__).parent.parent / "data" / "rpc-vectors.json").read_text())
+VECTORS: Final = {vector["name"]: vector for vector in DATA["vectors"]}
+
+LATER: Final = "a command that this version does not carry out"
+DIFFERENT: Final = {
+    "members-filtered-bad-regex": "answered with an error instead of a closed connection",
+    "header-missing-fields": "a missing field is zero instead of what the header before had",
+    "auth-required-with-body": "the body is read, so there is one refusal instead of two",
+}
+ABSENT: Final = {
+    **dict.fromkeys(
+        [
+            "force-leave",
+            "tags",
+            "get-coordinate",
+            "keys-unencrypted",
+            "keys-encrypted",
+            "stream-member",
+            "query",
+            "query-and-respond",
+            "query-interleaved",
+            "monitor",
+            "monitor-empty-level",
+        ],
+        LATER,
+    ),
+    "slow-client": "only a log; see test_rpc.py",
+}
+EQUAL: Final = [name for name in VECTORS if name not in DIFFERENT and name not in ABSENT]
+
+GUARDED: Final = [name for name in EQUAL if name.startswith("auth-") and name != "auth-without-key"]
+"""Vectors of an agent with a token."""
+
+ADDRESS: Final = b"127.0.0.1:21191"
+PIECE: Final = b"\x82\xa7Com"
+"""What `split-write` sent before its recorded bytes."""
+
+SILENCE_S: Final = 0.15
+"""How long an answer is waited for that must not come."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """An agent's RPC, and its gossip address with five digits of port, as in the vectors."""
+
+    rpc: tuple[str, int]
+    bind: bytes
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with LoopbackAllocator() as loopback, Launcher(tmp_path_factory.mktemp("agents"), loopback) as launch:
+        bind = loopback.endpoint("127.0.0.1")
+        started: Agent = launch.serfmp("rpc1", tags={"role": "web"}, bind=bind)
+        yield Target((started.options.rpc.host, started.options.rpc.port), str(bind).encode())
+
+
+def normal(value: Any) -> Any:
+    """Without what is different in every run: times, ports, names of nodes, figures."""
+    if isinstance(value, list):
+        return [normal(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) >= {"agent", "runtime", "serf"}:
+        return {section: sorted(value[section]) for section in ("agent", "runtime", "serf")}
+    volatile = {"LTime": int, "Port": int, "Tags": dict}
+    found = {key: normal(item) for key, item in value.items()}
+    for key, kind in volatile.items():
+        if key in found:
+            assert isinstance(found[key], kind), found
+            found[key] = kind.__name__
+    if "Addr" in found:
+        found["Name"], found["Addr"] = "node", "address"
+    return found
+
+
+def plain(value: Any) -> Any:
+    """As the vectors show bytes: as text where it is text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("ascii")
+        except UnicodeDecodeError:
+            return {"hex": value.hex()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+def play(vector: dict[str, Any], target: Target) -> list[tuple[Any, Any]]:
+    """What was recorded and what came, for every step."""
+    outcome = []
+    with socket.create_connection(target.rpc) as sock:
+        unpacker = msgpack.Unpacker(unicode_errors="surrogateescape", strict_map_key=False)
+        for step in vector["steps"]:
+            if step.get("note") == "unsolicited data":
+                continue
+            data = bytes.fromhex(step.get("send_hex", "")).replace(ADDRESS, target.bind)
+            if vector["name"] == "split-write":
+                sock.sendall(PIECE)
+            if data:
+                sock.sendall(data)
+            elif "server_closed" in step:
+                sock.shutdown(socket.SHUT_WR)
+            expected, closes = step["recv"], "server_closed" in step
+            came, closed = receive(sock, unpacker, len(expected), closes=closes)
+            order = lambda values: sorted((json.dumps(normal(plain(value)), sort_keys=True) for value in values))  # noqa: E731
+            outcome.append(((order(expected), closes), (order(came), closed)))
+            if closed:
+                break
+    return outcome
+
+
+def receive(sock: socket.socket, unpacker: Any, count: int, *, closes: bool) -> tuple[list[Any], bool]:
+    values: list[Any] = []
+    sock.settimeout(10 if count or closes else SILENCE_S)
+    while len(values) < count or closes or not count:
+        try:
+            data = sock.recv(65536)
+        except TimeoutError:
+            return values, False
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            return values, True
+        unpacker.feed(data)
+        values += list(unpacker)
+    return values, False
+
+
+@pytest.mark.parametrize("name", [name for name in EQUAL if name not in {*GUARDED, "leave"}])
+def test_recorded_connections_are_equal(agent: Target, name: str) -> None:
+    for recorded, came in play(VECTORS[name], agent):
+        assert came == recorded
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_recorded_connections_to_an_agent_with_a_token_are_equal(name: str) -> None:
+    with RpcStage(member("rpc1"), auth="sekrit") as stage:
+        for recorded, came in play(VECTORS[name], Target(stage.address, ADDRESS)):
+            assert came == recorded
+
+
+def test_the_recorded_leave_is_equal_and_ends_the_agent(launch: Launcher) -> None:
+    leaving = launch.serfmp("rpc1")
+    target = Target((leaving.options.rpc.host, leaving.options.rpc.port), ADDRESS)
+    for recorded, came in play(VECTORS["leave"], target):
+        assert came == recorded
+    assert leaving.wait_exit(10) == VECTORS["leave"]["agent_exit_code"]
+
+
+@pytest.mark.parametrize("name", [name for name in DIFFERENT if not name.startswith("auth-")])
+def test_the_table_of_differences_is_true(agent: Target, name: str) -> None:
+    assert any(recorded != came for recorded, came in play(VECTORS[name], agent)), DIFFERENT[name]
+
+
+def test_most_of_the_vectors_are_equal() -> None:
+    assert len(EQUAL) == 41, f"{len(EQUAL)} of {len(VECTORS)} equal"
+    assert DIFFERENT.keys() | ABSENT.keys() < VECTORS.keys()
+
+
+IMPLEMENTED: Final = [
+    exchange
+    for exchange in DATA["cli_exchanges"]
+    if exchange["argv"][1] in {"members", "join", "event"} and not any("auth" in word for word in exchange["argv"])
+]
+
+
+@pytest.mark.parametrize("exchange", IMPLEMENTED[:6], ids=lambda exchange: " ".join(exchange["argv"][1:]))
+def test_the_bytes_of_the_real_command_line_get_the_answers_that_it_got(
+    agent: Target, exchange: dict[str, Any]
+) -> None:
+    steps: list[dict[str, Any]] = []
+    for part in exchange["exchange"]:
+        if part["from"] == "client" and "hex" in part:
+            steps.append({"send_hex": part["hex"].replace(b"127.0.0.1:21197".hex(), ADDRESS.hex()), "recv": []})
+        elif "decoded" in part:
+            steps[-1]["recv"] += part["decoded"]
+    # The filter of the second one names its own node and tag.
+    if any(word.startswith("-name") for word in exchange["argv"]):
+        steps[-1]["send_hex"] = steps[-1]["send_hex"].replace(b"c.*".hex(), b"r.*".hex())
+    for recorded, came in play({"name": "", "steps": steps}, agent):
+        assert came == recorded
