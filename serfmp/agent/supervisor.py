@@ -123,8 +123,8 @@ class Supervisor:
         setproctitle.setproctitle(f"serfmp: agent ({self.config.node})")
         self._runtime = RuntimeDirectory(self.config)
         gossip = bind_gossip(self.config.bind_host, self.config.bind_port)
-        self._terminal.output("Starting Serf agent RPC...")
         rpc = bind_rpc(self.config.rpc_address)
+        self._terminal.output("Starting Serf agent RPC...")
         rpc_host, rpc_port = rpc.getsockname()[:2]
         self.config = dataclasses.replace(
             self.config,
@@ -241,15 +241,18 @@ class Supervisor:
                 self._terminal.info(f"Advertise addr: '{join_host_port(config.advertise_host, config.advertise_port)}'")
         if config.start_join:
             self._terminal.output(f"Joining cluster...(replay: {'true' if config.replay else 'false'})")
+            self._log("INFO", "agent", f"joining: [{' '.join(config.start_join)}] replay: {str(config.replay).lower()}")
             self._ask(JoinRequest(config.start_join, config.replay), self._joined)
         else:
             self._release_log()
 
     def _joined(self, reached: Any, error: str) -> None:
         if error:
+            self._log("WARN", "agent", f"error joining: {error}")
             self.give_up(error)
             self._stop()
             return
+        self._log("INFO", "agent", f"joined: {reached} nodes")
         self._terminal.info(f"Join completed. Synced with {reached} initial agents")
         self._release_log()
 

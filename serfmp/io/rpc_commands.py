@@ -236,7 +236,7 @@ class Commands:
                 self.under_way -= 1
                 open_.pop()(value, error)
 
-        error = f"the detector did not answer within {limit:.0f} s"
+        error = f"the detector did not answer within {limit:g} s"
         timer = self._child.loop.call_later(limit, lambda: once(None, error))
         self._link.ask(request, once)
 

@@ -16,13 +16,14 @@ from serfmp.detector.config import LAN, WAN, Profile
 from serfmp.detector.effects import EventKind, Log, MemberStatus
 from serfmp.detector.swim.suspicion import SuspicionWindow
 from serfmp.detector.swim.table import NodeState
+from serfmp.errors import InternalError
 from serfmp.sim.cluster import Cluster
 from serfmp.sim.host import Host
 from serfmp.sim.network import Conditions
 from serfmp.wire.messages import Dead
 
 FORMING: Final = 8.0
-"""Seconds until a cluster is formed and its queues are empty."""
+"""Seconds after which the queues of a formed cluster are empty."""
 LONGEST: Final = 400.0
 """Seconds after which a measurement is given up."""
 GOSSIP_ALLOWANCE: Final = 1.0
@@ -59,6 +60,9 @@ class _Run:
         for host in hosts[1:]:
             cluster.join(host, hosts[0])
         run = cls(cluster, hosts, Random(f"figure {seed}"))
+        names = {host.name for host in hosts}
+        if not cluster.run_until(lambda: all(host.statuses().keys() == names for host in hosts), LONGEST):
+            raise InternalError(f"a cluster of {count} nodes did not form with seed {seed}")
         cluster.run(FORMING + run.rng.random() * profile.probe_interval)
         cluster.told = run.tell
         return run

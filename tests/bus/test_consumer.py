@@ -150,9 +150,15 @@ def test_an_answer_comes_after_what_the_request_caused(pair: Pair) -> None:
     name, generation, ask = pair.asked[0]
     assert plain.request_from_plain(ask.kind, ask.fields) == EventRequest("e", b"", False)
     seen_before: list[int] = []
+
+    def answered() -> bool:
+        if answers:
+            seen_before.append(len(pair.delivered))
+        return bool(answers)
+
     pair.publish(1)
     pair.hub.answer(name, generation, frames.Answered(ask.number, 3, ""))
-    pair.until(lambda: answers and not seen_before.append(len(pair.delivered)))
+    pair.until(answered)
     assert answers == [(3, "")]
     assert seen_before == [1]
 

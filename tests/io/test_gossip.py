@@ -13,8 +13,9 @@ import zmq
 from serfmp.agent.config import AgentConfig
 from serfmp.bus import frames
 from serfmp.bus.endpoints import Endpoints, make_socket
+from serfmp.wire.crypto import Keyring
 from serfmp.wire.messages import Ack, Ping, encode
-from serfmp.wire.packet import PacketFormat, seal_packet
+from serfmp.wire.packet import Opened, PacketFormat, open_packet, seal_packet
 from serfmp.wire.stream import StreamReader, seal_stream
 from tests.harness.role import Role, udp_pair
 
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMAT = PacketFormat()
+KEYS = (bytes(16), bytes(range(32)))
+SECRET = PacketFormat(Keyring(KEYS), "blue")
 
 
 class Gossip(Role):
     """A gossip process with this test as detector generation `detector`."""
 
-    def __init__(self, method: str = "fork") -> None:
+    def __init__(self, method: str = "fork", config: AgentConfig | None = None) -> None:
         self.udp, self.tcp = udp_pair()
         self.address = self.udp.getsockname()
         self.detector = 1
@@ -36,7 +39,7 @@ class Gossip(Role):
         self.network: zmq.Socket[bytes] | None = None
         super().__init__(
             "gossip",
-            AgentConfig(node="n", log_level="DEBUG"),
+            config or AgentConfig(node="n", log_level="DEBUG"),
             {"udp": self.udp.fileno(), "tcp": self.tcp.fileno()},
             {"gossip": 1, "detector": 1},
             method,
@@ -269,7 +272,7 @@ def test_a_silent_peer_meets_the_deadline(forked: Gossip) -> None:
     assert "i/o timeout" in answer.error
 
 
-@pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
+@pytest.mark.parametrize("host", ["localhost", "x" * 64])
 def test_names_are_resolved_or_give_an_error(forked: Gossip, host: str) -> None:
     forked.send(frames.NameResolve(4, host, 7946))
     (answer,) = forked.until(lambda: forked.of(frames.NameResolved), "the addresses")
@@ -277,7 +280,7 @@ def test_names_are_resolved_or_give_an_error(forked: Gossip, host: str) -> None:
         assert "127.0.0.1" in answer.addresses
     else:
         assert answer.addresses == []
-        assert answer.error.startswith("lookup no-such-host.invalid: ")
+        assert answer.error.startswith(f"lookup {host}: ")
 
 
 def test_garbage_on_a_stream_closes_it(forked: Gossip) -> None:
@@ -294,3 +297,68 @@ def test_garbage_on_a_stream_closes_it(forked: Gossip) -> None:
 
     forked.until(closed, "the stream is closed")
     client.close()
+
+
+@pytest.fixture
+def secret() -> Iterator[Gossip]:
+    role = Gossip(config=AgentConfig(node="n", log_level="DEBUG", keyring=KEYS, label="blue"))
+    yield role
+    role.close()
+
+
+def test_packets_are_sealed_and_opened_with_key_and_label_compressed_or_not(
+    secret: Gossip, peer: socket.socket
+) -> None:
+    wanted = pings(40)
+    for keys in (KEYS, KEYS[::-1]):
+        (datagram,) = seal_packet(wanted, True, PacketFormat(Keyring(keys), "blue"))
+        peer.sendto(datagram, secret.address)
+    secret.until(lambda: secret.parts() == wanted * 2, "all messages, sealed with either key")
+    host, port = peer.getsockname()
+    secret.send(frames.Transmit(0, [(host, port, True, 0, tuple(wanted)) for _ in range(5)]))
+    sizes = []
+    for _ in range(5):
+        datagram = peer.recv(2000)
+        opened = open_packet(datagram, SECRET)
+        assert isinstance(opened, Opened)
+        assert list(opened.parts) == wanted
+        sizes.append(len(datagram))
+    assert min(sizes) < max(sizes), "only the first packets of a turn are compressed"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (PacketFormat(Keyring([bytes(range(16))]), "blue"), "it does not decrypt with any of our 2 keys"),
+        (PacketFormat(label="blue"), "it is not encrypted, and this agent has a key"),
+        (PacketFormat(Keyring(KEYS)), "it has another label than 'blue', or none"),
+        (PacketFormat(Keyring(KEYS), "green"), "it has another label than 'blue', or none"),
+    ],
+    ids=["another-key", "no-key", "no-label", "another-label"],
+)
+def test_packets_with_another_key_or_label_are_dropped_with_one_line_that_names_the_peer(
+    secret: Gossip, peer: socket.socket, theirs: PacketFormat, said: str
+) -> None:
+    host, port = peer.getsockname()
+    for _ in range(5):
+        peer.sendto(seal_packet(pings(2), True, theirs)[0], secret.address)
+    peer.sendto(seal_packet(pings(1, 9), True, SECRET)[0], secret.address)
+    secret.until(lambda: secret.parts() == pings(1, 9), "the good packet alone")
+    lines = secret.until(lambda: [line for line in secret.log if said in line], "the line")
+    assert len(lines) == 1
+    assert f"dropped a packet from={host}:{port}: {said}" in lines[0]
+
+
+def test_encrypted_packets_are_known_as_such_without_a_key(forked: Gossip, peer: socket.socket) -> None:
+    nonces = iter(bytes((number,)) * 12 for number in (0, 7, 255))
+    keyring = Keyring(KEYS, lambda _length: next(nonces))
+    for version in (0, 1, 1):
+        peer.sendto(keyring.seal(pings(1)[0], b"", version), forked.address)
+    peer.sendto(pings(1)[0], forked.address)
+    forked.until(lambda: forked.parts() == pings(1), "the plain packet alone")
+    forked.until(
+        lambda: any(
+            "it looks encrypted, and this agent has no key; does it need -encrypt" in line for line in forked.log
+        ),
+        "the line",
+    )

@@ -12,6 +12,7 @@ import msgpack
 import pytest
 
 from serfmp.detector.effects import EventKind, MemberEvent, MemberStatus
+from serfmp.io import rpc_commands
 from serfmp.io.rpc_connection import OUT_LIMIT, PENDING_LIMIT
 from serfmp.io.rpc_reader import VALUE_LIMIT
 from serfmp.io.rpc_streams import QUEUE_LIMIT
@@ -247,11 +248,13 @@ def test_a_client_that_ends_in_the_middle_of_a_request_is_logged_and_others_go_o
         client.sock.shutdown(socket.SHUT_WR)
         assert client.wait_closed() == []
     stage.until(
-        lambda: {
-            "[ERR] agent.ipc: Failed to evaluate request: decode failed: EOF",
-            "[ERR] agent.ipc: failed to decode request header: unexpected EOF",
-        }
-        <= set(stage.log),
+        lambda: (
+            {
+                "[ERR] agent.ipc: Failed to evaluate request: decode failed: EOF",
+                "[ERR] agent.ipc: failed to decode request header: unexpected EOF",
+            }
+            <= set(stage.log)
+        ),
         "both are logged",
     )
 
@@ -268,6 +271,16 @@ def test_a_request_waits_for_the_next_detector_and_is_answered_by_it(stage: RpcS
     stage.until(lambda: stage.state.asked, "it is asked for again")
     stage.answer()
     assert client.take(1) == [header(1)]
+
+
+def test_a_request_that_the_detector_does_not_answer_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_commands, "REQUEST_LIMIT", 0.2)
+    with RpcStage(member("rpc1")) as silent:
+        client = silent.client()
+        error = "the detector did not answer within 0.2 s"
+        assert client.ask("event", {"Name": "a"}) == [header(7, error)]
+        silent.answer()
+        assert client.ask("members", values=2)[0] == header(7)
 
 
 def test_clients_that_connect_while_the_process_is_dead_are_served_by_the_next_one(stage: RpcStage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgpack
@@ -46,7 +47,7 @@ def requests(reader: RequestReader, pieces: list[bytes]) -> list[Request]:
 @given(st.sets(st.integers(1, len(TALK) - 1)))
 def test_requests_do_not_depend_on_how_their_bytes_arrive(cuts: set[int]) -> None:
     edges = [0, *sorted(cuts), len(TALK)]
-    pieces = [TALK[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [TALK[start:end] for start, end in pairwise(edges)]
     assert requests(RequestReader(), pieces) == requests(RequestReader(), [TALK])
 
 

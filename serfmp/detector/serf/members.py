@@ -260,6 +260,9 @@ class Members:
                 return False
             return self._intents.upsert(node, leaving=True, ltime=ltime)
         if ltime <= row.status_ltime:
+            if ltime == row.status_ltime and node == self._own:
+                # Whoever heard of this leave before the join of the same time holds us for leaving, for good (20.4).
+                self._refute()
             return False
         if node == self._own and self._refute():
             return False

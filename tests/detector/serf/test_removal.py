@@ -8,6 +8,7 @@ from serfmp.detector.effects import (
     Answer,
     EventKind,
     ForceLeaveRequest,
+    LeaveRequest,
     MemberForgotten,
     MemberStatus,
     SendPacket,
@@ -108,6 +109,22 @@ def test_of_the_local_node_it_is_refuted_but_still_told() -> None:
     rig.pass_time(1)
     assert status(rig, OWN) is ALIVE
     assert {(intent.node, intent.prune) for _, intent in intents(rig)} == {(OWN, False)}
+
+
+def test_20_4_a_leave_as_old_as_the_own_join_is_contradicted_once_and_the_own_leave_never() -> None:
+    rig = with_others("y")
+    rig.core._serf.broadcast_join()
+    row = rig.core._serf.members.get(OWN)
+    assert row is not None
+    joined_at = row.status_ltime
+    for _ in range(2):
+        rig.serf(LeaveIntent(joined_at, OWN))
+        assert row.status_ltime == joined_at + 1
+    rig.core.request(("rpc", 1, 1), LeaveRequest(), rig.now)
+    left_at = row.status_ltime
+    size = rig.core._serf.intents.size
+    rig.serf(LeaveIntent(left_at, OWN))
+    assert (row.status_ltime, rig.core._serf.intents.size) == (left_at, size)
 
 
 @pytest.mark.parametrize("sender", ["other", "x"])

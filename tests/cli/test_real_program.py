@@ -1,0 +1,72 @@
+"""The real command line against our agent, and ours against the real agent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serfmp.client import Client, UserEvent
+from tests.harness import Agent, Launcher, needs_serf
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = [needs_serf, pytest.mark.interop]
+
+
+def run(program: list[str], agent: Agent, *words: str) -> tuple[int, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SERF_")}
+    done = subprocess.run(
+        [*program, *words],
+        capture_output=True,
+        check=False,
+        cwd=ROOT,
+        env={**inherited, "SERF_RPC_ADDR": str(agent.options.rpc)},
+        text=True,
+        timeout=30,
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+SERF = ["serf"]
+SERFMP = [sys.executable, "-m", "serfmp"]
+
+
+@pytest.mark.parametrize(("program", "kind"), [(SERF, "serfmp"), (SERFMP, "serf")])
+def test_each_command_line_works_with_the_other_agent(launch: Launcher, program: list[str], kind: str) -> None:
+    agent, other = (getattr(launch, kind)(name) for name in ("a", "b"))
+    assert run(program, agent, "members") == (0, f"a  {agent.bind}  alive  \n".replace("  \n", "\n"))
+    joined = (0, "Successfully joined cluster by contacting 1 nodes.\n")
+    assert run(program, agent, "join", str(other.bind)) == joined
+    agent.wait_statuses({"a": "alive", "b": "alive"}, 10)
+    with Client(str(other.options.rpc)) as client:
+        stream = client.stream("user:deploy")
+        dispatched = (0, "Event 'deploy' dispatched! Coalescing enabled: false\n")
+        assert run(program, agent, "event", "-coalesce=false", "deploy", "v1") == dispatched
+        event = stream.next_event(10)
+        assert isinstance(event, UserEvent)
+        assert event.payload == b"v1"
+    code, output = run(program, agent, "members", "-name=(")
+    assert code == 1
+    assert output.startswith("Error retrieving members: ")
+    assert run(program, agent, "leave") == (0, "Graceful leave complete\n")
+    assert agent.wait_exit(10) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["members"], ["members", "-detailed"], ["members", "-format=json"], ["members", "-tag", "k=.*"]]
+)
+def test_both_command_lines_print_the_same_about_one_agent(launch: Launcher, words: list[str]) -> None:
+    agent = launch.serfmp("a é", tags={"k": "a|b"})
+    assert run(SERF, agent, *words) == run(SERFMP, agent, *words)
+
+
+def test_commands_that_our_agent_does_not_have_yet_fail_and_do_not_hang(launch: Launcher) -> None:
+    agent = launch.serfmp("a")
+    for words in (["keys", "-list"], ["rtt", "a"], ["monitor"], ["query", "q"], ["tags", "-set", "a=b"]):
+        code, output = run(SERF, agent, *words)
+        assert code == 1
+        assert output.endswith("Unsupported command\n")
