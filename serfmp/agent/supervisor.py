@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 EXIT_RESTART_BUDGET: Final = 70
 """A process could not be kept running (EX_SOFTWARE of sysexits.h)."""
 
-QUICK_CRASH: Final = 1.0
-"""A child that ends within so many seconds of serving has not proved that it can work."""
+QUICK_CRASH: Final = 0.5
+"""A child that ends within so many seconds of serving has not proved that it can work. (One that is killed about once a
+second works.)"""
 
 JOURNAL_TRIES: Final = 3
 """Quick crashes of its own in a row after which a child starts without the state that its predecessors left."""

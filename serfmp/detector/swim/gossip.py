@@ -6,6 +6,7 @@ Rules:
 * **At once**: what is new in a queue leaves within `prompt_delay` in packets to a few random nodes, one draw for all of
   them. The periodic gossip tick carries the repetitions, with a draw for each target.
 * Own refutations and the own leave do not even wait for the delay: `urgent` sends them in the same turn.
+* What goes to nodes that are gone does not count as transmitted, unless nobody else is there (B7).
 * A packet never exceeds the profile's packet size. A message that fits no packet is not queued but counted. (The wire
   layer splits compounds of more than 255 messages; at this size there are none.)
 * Pings, indirect pings, acks and nacks carry along what still fits.
@@ -138,7 +139,7 @@ class Gossip:
             return
         for _ in range(self._context.config.prompt_packets):
             parts: list[bytes] = []
-            self._fill(parts, self._room - CHECKSUM_OVERHEAD, len(targets), fresh_only=True)
+            self._fill(parts, self._room - CHECKSUM_OVERHEAD, _copies(targets), fresh_only=True)
             if not parts:
                 break
             for target in targets:
@@ -150,16 +151,18 @@ class Gossip:
     def _tick(self) -> None:
         if not any(queue.size for queue in self.queues):
             return
-        for target in self._targets(self._context.profile.gossip_nodes):
-            if not self._send_repetitions(target):
+        targets = self._targets(self._context.profile.gossip_nodes)
+        only_gone = all(target.gone for target in targets)
+        for target in targets:
+            if not self._send_repetitions(target, copies=1 if only_gone or not target.gone else 0):
                 return
 
-    def _send_repetitions(self, target: NodeRecord) -> bool:
+    def _send_repetitions(self, target: NodeRecord, copies: int) -> bool:
         """A draw of its own for this target; whether there was anything."""
         sent = False
         for _ in range(self._context.config.tick_packets):
             parts: list[bytes] = []
-            self._fill(parts, self._room - CHECKSUM_OVERHEAD)
+            self._fill(parts, self._room - CHECKSUM_OVERHEAD, copies)
             if not parts:
                 break
             self._send(target, parts)
@@ -185,3 +188,8 @@ class Gossip:
     def direct(self, endpoint: Endpoint, message: bytes) -> None:
         """Send one message to one node, without anything else."""
         self._context.effects.append(SendPacket(endpoint, (message,), checksum=False))
+
+
+def _copies(targets: list[NodeRecord]) -> int:
+    """How many transmissions a packet to all of these counts."""
+    return sum(not target.gone for target in targets) or len(targets)

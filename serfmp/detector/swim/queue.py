@@ -15,10 +15,14 @@ plus a small memmove.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
+from typing import Final
 
-NO_LIMIT = 1 << 62
+NO_LIMIT: Final = 1 << 62
+EXTRA_TRANSMITS: Final = 4
+"""Added to the logarithm's transmissions, which are too few just below powers of ten (spec swim.md 15 B7)."""
 
 
 class _Item:
@@ -96,9 +100,12 @@ class TransmitQueue:
 
     @property
     def transmit_limit(self) -> int:
-        """Mult × ceil(log10(n + 1)): for n ≥ 1 the logarithm, rounded up, is the number of digits of n."""
+        """Mult × ceil(log10(n + 1)), or mult × log10(n + 1) and some more; for n ≥ 1 ceil(log10) counts the digits."""
         population = self._population()
-        return self._mult * len(str(population)) if population > 0 else 0
+        if population <= 0:
+            return 0
+        smooth = math.ceil(self._mult * math.log10(population + 1))
+        return max(self._mult * len(str(population)), smooth + EXTRA_TRANSMITS)
 
     @property
     def has_fresh(self) -> bool:

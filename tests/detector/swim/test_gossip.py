@@ -65,7 +65,7 @@ def test_a_long_burst_goes_on_leaving_promptly() -> None:
 
 
 def test_the_retransmit_limit_bounds_copies_and_the_queue_becomes_empty() -> None:
-    for count, limit in ((1, 4), (5, 4), (20, 8)):
+    for count, limit in ((1, 6), (5, 8), (20, 10)):
         rig = rig_with(count)
         send_event(rig, "deploy")
         rig.pass_time(5)
@@ -78,7 +78,7 @@ def test_a_small_retransmit_limit_bounds_the_first_copies_too() -> None:
     rig = rig_with(5, profile=LOCAL)
     send_event(rig, "deploy")
     rig.pass_time(5)
-    assert sum(part[0] == 8 for packet in event_packets(rig) for part in packet.parts) == 2
+    assert sum(part[0] == 8 for packet in event_packets(rig) for part in packet.parts) == 6
 
 
 def test_alone_nothing_is_lost_and_later_comers_get_it() -> None:

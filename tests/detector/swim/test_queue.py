@@ -25,7 +25,8 @@ class Model:
 
     def __init__(self, mult: int, population: int, depth: int) -> None:
         self.items: list[ModelItem] = []
-        self.limit = mult * math.ceil(math.log10(population + 1))
+        reference = mult * math.ceil(math.log10(population + 1))
+        self.limit = max(reference, math.ceil(mult * math.log10(population + 1)) + 4) if population else 0
         self.depth = depth
         self.number = 0
         self.finished: list[bytes] = []
@@ -98,10 +99,11 @@ def test_the_queue_draws_drops_and_finishes_as_the_model_does(
 
 @pytest.mark.parametrize(
     ("population", "limit"),
-    [(0, 0), (1, 4), (9, 4), (10, 8), (99, 8), (100, 12), (999, 12), (1000, 16), (9999, 16), (10000, 20)],
+    [(0, 0), (1, 6), (3, 7), (9, 8), (10, 9), (32, 11), (99, 12), (100, 13), (999, 16), (1000, 17), (9999, 20)],
 )
-def test_the_retransmit_limit_grows_with_the_digits_of_the_population(population: int, limit: int) -> None:
+def test_the_retransmit_limit_grows_smoothly_and_is_never_below_that_of_the_reference(population: int, limit: int) -> None:
     assert TransmitQueue("Test", 4, lambda: population).transmit_limit == limit
+    assert limit >= 4 * math.ceil(math.log10(population + 1))
 
 
 def test_a_queue_without_population_still_transmits_once() -> None:
@@ -128,7 +130,10 @@ def test_packets_drawn_before_settling_never_hold_an_item_twice() -> None:
 def test_copies_count_as_so_many_transmissions() -> None:
     queue = TransmitQueue("Test", 4, lambda: 5)
     queue.push(b"message")
-    queue.draw([], 2, 100, copies=3)
+    queue.draw([], 2, 100, copies=0)
+    queue.settle()
+    assert queue.has_fresh
+    queue.draw([], 2, 100, copies=queue.transmit_limit - 1)
     queue.settle()
     assert queue.size == 1
     assert not queue.has_fresh
