@@ -47,7 +47,7 @@ STREAM_PORT: Final = 40000
 
 
 class Watch(Protocol):
-    """Looks on, and raises `Broken` when a rule is."""
+    """Looks on, and raises `BrokenError` when a rule is."""
 
     def forget(self, host: Host) -> None:
         """The host begins anew: what its users were told is past."""
@@ -306,7 +306,8 @@ class Cluster:
             self.scheduler.after(network.delay(), lambda: host.hand_in(refused, core))
             return
         self.scheduler.after(effect.timeout, lambda: host.hand_in(timeout, core))
-        if target.core is None or not (network.stream(host.name, target.name) and network.stream(target.name, host.name)):
+        both_ways = network.stream(host.name, target.name) and network.stream(target.name, host.name)
+        if target.core is None or not both_ways:
             return
         self._stream += 1
         stream = self._stream

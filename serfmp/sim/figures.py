@@ -101,7 +101,7 @@ def crash(seed: int, count: int, profile: Profile, conditions: Conditions | None
 
 
 def detection(id: str, count: int, runs: int, profile: Profile, middle: float, rare: float) -> Iterator[Figure]:
-    """L3 and L4, or L24: how soon a crash is declared and known. `middle` and `rare` are the target's median and p99."""
+    """L3 and L4, or L24: how soon a crash is declared and known. The target is a median and a 99th percentile."""
     results = [crash(seed, count, profile) for seed in range(runs)]
     first, last = [one for one, _ in results], [all_ for _, all_ in results]
     measured = {"median": median(first), "p99": percentile(first, 0.99)}
@@ -147,6 +147,13 @@ def dissemination(count: int, runs: int, loss: float, targets: tuple[float, floa
     kept = all(measured[name] <= target for name, target in zip(("50 %", "99 %"), targets, strict=False))
     what = f"one message at N={count}, loss {loss:.0%}"
     yield Figure("L6", what, runs, measured, " / ".join(map(str, targets)), kept)
+
+
+def coverage(count: int, runs: int, loss: float, target: float) -> Iterator[Figure]:
+    """L7: the share of runs in which gossip alone reaches everybody."""
+    reached = sum(spread(seed, count, Conditions(loss=loss))[-1] < LONGEST for seed in range(runs))
+    what = f"gossip reaches all of N={count}, loss {loss:.0%}"
+    yield Figure("L7", what, runs, {"share": reached / runs}, f"≥ {target}", reached / runs >= target)
 
 
 # --- leaving ----------------------------------------------------------------------------------------------------------
@@ -254,6 +261,9 @@ MEASUREMENTS: Final[tuple[Callable[[int], Iterator[Figure]], ...]] = (
     lambda scale: detection("L3", 10, 20 * scale, WAN, 39, 56),
     lambda scale: dissemination(100, 3 * scale, 0.0, (0.34, 0.61, 0.67)),
     lambda scale: dissemination(100, 3 * scale, 0.25, (0.44, 0.79, 0.87)),
+    lambda scale: coverage(8, 100 * scale, 0.0, 0.999),
+    lambda scale: coverage(9, 100 * scale, 0.1, 0.997),
+    lambda scale: coverage(32, 20 * scale, 0.1, 0.997),
     lambda scale: leaving(3, 20 * scale, 0.0),
     lambda scale: leaving(10, 20 * scale, 0.05),
     lambda scale: leaving(32, 10 * scale, 0.05),
@@ -261,9 +271,3 @@ MEASUREMENTS: Final[tuple[Callable[[int], Iterator[Figure]], ...]] = (
     lambda scale: freezes(10, 10 * scale),
 )
 """All measurements; the argument multiplies the runs."""
-
-
-def table(scale: int = 1) -> Iterator[Figure]:
-    """All figures, one after another."""
-    for measure in MEASUREMENTS:
-        yield from measure(scale)

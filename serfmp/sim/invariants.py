@@ -4,7 +4,7 @@ Rules:
 
 * What can be seen in journal records, packets and events is checked there, at each of them; the rest by looking at the
   core after each turn of its host. A full audit of a host is dearer and is asked for.
-* The first broken rule ends the run with `Broken`, which names the rule, the host and the time.
+* The first broken rule ends the run with `BrokenError`, which names the rule, the host and the time.
 * The watch survives the detectors, as the users of an agent do: a detector that is killed must go on where its journal
   ends.
 """
@@ -64,7 +64,7 @@ ACKS_PER_NODE: Final = 4
 """Acks that may be waited for: each node asks for one probe at a time, but packets may be repeated."""
 
 
-class Broken(InternalError):
+class BrokenError(InternalError):
     """A rule was broken: the core, or the simulator, is wrong."""
 
 
@@ -99,7 +99,7 @@ class Invariants:
         """Turns that were looked at."""
 
     def _fail(self, host: Host, rule: str, text: str) -> None:
-        raise Broken(f"{rule} broken at {host.name}, {self._now:.4f} s: {text}")
+        raise BrokenError(f"{rule} broken at {host.name}, {self._now:.4f} s: {text}")
 
     def _of(self, host: Host) -> _Seen:
         seen = self._seen.get(host.name)
@@ -131,7 +131,7 @@ class Invariants:
             case RecordKind.USER_EVENT:
                 self._user_event(host, seen, values)
             case RecordKind.EVENT_MINIMUM:
-                seen.minimum = max(seen.minimum, *values)
+                seen.minimum = max(seen.minimum, int(str(values[0])))
             case _:
                 pass
 
@@ -214,6 +214,7 @@ class Invariants:
             seen.core, seen.left_with = core, None
             seen.suspicions = {record.name: record.suspicion for record in core.swim.table if record.suspicion}
         swim = core.swim
+        had_left = seen.left_with is not None  # in an earlier turn: in this one, it may have been alive first
         incarnation = swim.membership.incarnation
         self._issued[host.name] = max(incarnation, self._issued.get(host.name, 0))
         self._own(host, core, seen)
@@ -221,7 +222,7 @@ class Invariants:
             self._fail(host, "I11", f"the health score is {swim.awareness.score}")
         for effect in effects:
             if isinstance(effect, SendPacket):
-                self._packet(host, core, effect)
+                self._packet(host, effect, had_left)
             elif isinstance(effect, Log) and effect.text.startswith("Marking "):
                 self._marked(host, seen, effect.text.split()[1])
         if seen.changed:
@@ -239,7 +240,7 @@ class Invariants:
             elif core.swim.membership.incarnation != seen.left_with:
                 self._fail(host, "I5", "it made a new incarnation after it had left")
 
-    def _packet(self, host: Host, core: SeenCore, packet: SendPacket) -> None:
+    def _packet(self, host: Host, packet: SendPacket, had_left: bool) -> None:
         parts = packet.parts
         size = sum(map(len, parts)) + (CHECKSUM_OVERHEAD if packet.checksum else 0)
         if len(parts) > 1:
@@ -252,7 +253,7 @@ class Invariants:
                 if isinstance(message, Alive) and message.incarnation > self._issued.get(message.node, 0):
                     text = f"it sends that {message.node} is alive with incarnation {message.incarnation}"
                     self._fail(host, "I3", text)
-                if isinstance(message, Alive) and message.node == host.name and core.swim.membership.left:
+                if isinstance(message, Alive) and message.node == host.name and had_left:
                     self._fail(host, "I5", "it says that it is alive after it has left")
 
     def _suspicion(self, host: Host, core: SeenCore, seen: _Seen, name: str) -> None:

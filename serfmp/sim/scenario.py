@@ -18,12 +18,12 @@ from random import Random
 from typing import Final
 
 from serfmp.detector.config import LAN, LOCAL, WAN, Profile
-from serfmp.detector.effects import JoinRequest, Lifecycle, Log, MemberStatus
+from serfmp.detector.effects import ForceLeaveRequest, JoinRequest, Lifecycle, Log, MemberStatus
 from serfmp.detector.swim.push_pull import interval_factor
 from serfmp.detector.swim.suspicion import SuspicionWindow
 from serfmp.sim.cluster import Cluster
 from serfmp.sim.host import Host
-from serfmp.sim.invariants import Broken, Invariants
+from serfmp.sim.invariants import BrokenError, Invariants
 from serfmp.sim.network import Conditions
 from serfmp.wire.messages import Dead, Suspect, User
 from serfmp.wire.serf_messages import JoinIntent, LeaveIntent, encode_serf
@@ -104,13 +104,13 @@ class History:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
-        """Run it all. Raises `Broken` with the command that repeats it."""
+        """Run it all. Raises `BrokenError` with the command that repeats it."""
         try:
             return self._run()
-        except Broken as fault:
-            raise Broken(f"{fault}\n  repeat with: {self.command}") from fault
+        except BrokenError as fault:
+            raise BrokenError(f"{fault}\n  repeat with: {self.command}") from fault
         except Exception as fault:
-            raise Broken(f"{type(fault).__name__}: {fault}\n  repeat with: {self.command}") from fault
+            raise BrokenError(f"{type(fault).__name__}: {fault}\n  repeat with: {self.command}") from fault
 
     def _run(self) -> Outcome:
         cluster, rng = self._cluster, self._rng
@@ -127,12 +127,12 @@ class History:
         begun = cluster.now
         limit = self._patience()
         if not cluster.run_until(self._agreed, limit):
-            raise Broken(f"L8, P11, P14 broken: no agreement {limit:.0f} s after healing: {self._disagreement()}")
+            raise BrokenError(f"L8, P11, P14 broken: no agreement {limit:.0f} s after healing: {self._disagreement()}")
         converged = cluster.now - begun
         self._say(f"all agree after {converged:.1f} s")
         cluster.run(CALM * self._unit)
         if not self._agreed():
-            raise Broken(f"L8 broken: the agreement did not last: {self._disagreement()}")
+            raise BrokenError(f"L8 broken: the agreement did not last: {self._disagreement()}")
         self._audit()
         self._leftovers()
         counters = cluster.counters
@@ -266,6 +266,11 @@ class History:
         for host in told:
             self._cluster.forge(host, User(encode_serf(intent)))
 
+    def _remove(self, victim: Host) -> None:
+        host, prune = self._rng.choice(list(self._cluster.hosts.values())), self._rng.random() < 0.3
+        self._say(f"{victim.name} is asked to remove {host.name}{', and to forget it' if prune else ''}")
+        self._cluster.ask(victim, ForceLeaveRequest(host.name, prune))
+
     def _event(self, victim: Host) -> None:
         for host in [victim, *self._rng.sample(self._cluster.running, 1)]:
             number = len(self._sent)
@@ -359,12 +364,12 @@ class History:
             swim = host.alive.swim
             queued = {queue.name: queue.size for queue in swim.gossip.queues if queue.size}
             if swim.outstanding > LEFTOVER or sum(queued.values()) > LEFTOVER:
-                raise Broken(f"I12 broken at {host.name}: {swim.outstanding} acks, queues {queued}")
+                raise BrokenError(f"I12 broken at {host.name}: {swim.outstanding} acks, queues {queued}")
 
 
 _FAULTS: Final = (
     *("kill", "kill", "tear", "compact", "crash", "crash", "restart", "restart", "restart", "leave"),
     *("pause", "pause", "gossip", "partition", "one_way", "only_streams", "heal", "heal"),
-    *("accuse", "intent", "event", "event", "acknowledge"),
+    *("accuse", "intent", "remove", "event", "event", "acknowledge"),
 )
 """Names of the faults; those that stand here twice are twice as likely."""

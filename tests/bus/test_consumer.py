@@ -58,6 +58,7 @@ class Pair:
         self.delivered: list[Event] = []
         self.frames: list[Any] = []
         self.generation = 0
+        self.hub: Hub
         self.start_detector()
         self.consumer = Side("rpc", 1, self.loop, self.context, self.endpoints, {"detector": 1})
         self.link = self.new_link(-1)

@@ -9,7 +9,9 @@ import pytest
 from serfmp.detector.effects import EventKind, MemberEvent, MemberStatus
 from serfmp.detector.records import CONSUMERS
 from serfmp.detector.swim.table import NodeState
-from tests.detector.cluster import Cluster, Host
+from serfmp.sim.cluster import Cluster
+from serfmp.sim.host import Host
+from serfmp.sim.network import Conditions
 
 JOIN, LEAVE, FAILED = EventKind.MEMBER_JOIN, EventKind.MEMBER_LEAVE, EventKind.MEMBER_FAILED
 
@@ -50,7 +52,7 @@ def check_table(host: Host) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_any_history_tells_sensible_stories_and_ends_in_agreement(seed: int) -> None:
-    cluster = Cluster(seed, loss=0.03)
+    cluster = Cluster(seed, conditions=Conditions(loss=0.03))
     rng = random.Random(seed)
     hosts = [cluster.add(f"n{number}") for number in range(6)]
     for host in hosts[1:]:
@@ -71,7 +73,7 @@ def test_any_history_tells_sensible_stories_and_ends_in_agreement(seed: int) -> 
                 cluster.run(rng.random() * 4)
                 cluster.crash(victim)
             case 5:
-                cluster.freeze(victim, rng.random() * 3)
+                victim.pause(rng.random() * 3)
             case _:
                 for host in hosts:
                     if host.core is None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from serfmp.detector.effects import EventKind, Lifecycle, MemberEvent, MemberStatus, UserEventReceived
 from serfmp.detector.records import CONSUMERS
-from tests.detector.cluster import Cluster, Host
+from serfmp.sim.cluster import Cluster
+from serfmp.sim.host import Host
 
 ALIVE = MemberStatus.ALIVE
 
@@ -118,7 +119,7 @@ def test_a_detector_that_was_dead_for_a_while_catches_up_at_once() -> None:
     cluster.run(1.5)
     cluster.event(hosts[0], "missed")
     cluster.run(1.0)
-    cluster.start(hosts[3])
+    hosts[3].start()
     assert cluster.run_until(lambda: hosts[3].user_events() == [("missed", b"")], 0.2)
     cluster.run(20)
     assert everybody_alive(hosts)

@@ -232,13 +232,21 @@ class Serf:
             yield 1
         for name, ltime in remote.status_ltimes.items():
             if name not in left:
-                self.members.join_intent(ltime, name)
+                self._status_elsewhere(ltime, name)
             yield 1
         if join and self.ignore_old:
             self.events.raise_minimum(remote.event_ltime)
         for slot in sorted(remote.events, key=lambda slot: slot.ltime):
             self.events.replay(slot)
             yield len(slot.events)
+
+    def _status_elsewhere(self, ltime: int, name: str) -> None:
+        """A push/pull has this status time of a member that is not listed as left (spec serf.md 12 step 4, fix 20.4).
+
+        A later time of the local node may be that of a leave that never came here: whoever has it shows us as leaving.
+        """
+        if self.members.join_intent(ltime, name) and name == self._context.config.node:
+            self._contradict_leave()
 
     # --- supervision --------------------------------------------------------------------------------------------------
 

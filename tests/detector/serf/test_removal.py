@@ -14,9 +14,9 @@ from serfmp.detector.effects import (
     SendPacket,
 )
 from serfmp.detector.records import Recovered
+from serfmp.sim.cluster import Cluster
 from serfmp.wire.messages import User, decode_packet_message
 from serfmp.wire.serf_messages import JoinIntent, LeaveIntent, decode_serf
-from tests.detector.cluster import Cluster
 from tests.detector.rig import OWN, Rig
 
 ALIVE, LEAVING, LEFT = MemberStatus.ALIVE, MemberStatus.LEAVING, MemberStatus.LEFT

@@ -101,7 +101,7 @@ def test_the_queue_draws_drops_and_finishes_as_the_model_does(
     ("population", "limit"),
     [(0, 0), (1, 6), (3, 7), (9, 8), (10, 9), (32, 11), (99, 12), (100, 13), (999, 16), (1000, 17), (9999, 20)],
 )
-def test_the_retransmit_limit_grows_smoothly_and_is_never_below_that_of_the_reference(population: int, limit: int) -> None:
+def test_the_retransmit_limit_grows_smoothly_and_is_never_below_the_reference(population: int, limit: int) -> None:
     assert TransmitQueue("Test", 4, lambda: population).transmit_limit == limit
     assert limit >= 4 * math.ceil(math.log10(population + 1))
 
