@@ -131,6 +131,18 @@ def test_own_incarnation_grows_with_every_recovery() -> None:
         assert again.incarnation == generation
 
 
+def test_the_own_row_counts_where_a_torn_journal_lacks_the_own_incarnation() -> None:
+    rig = Rig()
+    rig.take()
+    rig.suspect(OWN, 5)
+    rig.take()
+    rows = [number for number, record in enumerate(rig.journal) if record[0] == RecordKind.NODE.value]
+    torn = rig.journal[: rows[-1] + 1]
+    assert max(int(str(record[1])) for record in torn if record[0] == RecordKind.OWN.value) < 6
+    recovered = Rig(Recovered.replay(torn), 2)
+    assert recovered.incarnation == recovered.node(OWN).incarnation == 7
+
+
 def test_the_state_of_a_leave_survives() -> None:
     rig = Rig()
     rig.core.request(("rpc", 1, 1), LeaveRequest(), rig.now)

@@ -86,7 +86,7 @@ class Serf:
         self.events.restore(saved)
         self.queries.restore(saved.queries)
         self._deep: set[str] = set()
-        Ticker(context.timers, context.time, context.rng, config.reap_interval, self.recent_intents.expire)
+        Ticker(context.timers, context.time, context.rng, config.reap_interval, self._tidy)
         Ticker(context.timers, context.time, context.rng, config.queue_check_interval, self._watch_queues)
 
     @property
@@ -192,6 +192,22 @@ class Serf:
         ltime = self.clock.increment()
         self.broadcast_leave(LeaveIntent(ltime, node, prune=True))
         return ltime
+
+    def _tidy(self) -> None:
+        self.recent_intents.expire()
+        self._ask_the_leaving()
+
+    def _ask_the_leaving(self) -> None:
+        """Repeat to each leaving member what is held of it, so that one that stays can contradict (fix 20.4).
+
+        Intents of equal Lamport times never settle by themselves: whoever heard the leave first would hold it for good.
+        """
+        if not self.members.counts[MemberStatus.LEAVING]:
+            return
+        for row in self.members:
+            if row.status is MemberStatus.LEAVING and row.name != self._context.config.node:
+                intent = LeaveIntent(row.status_ltime, row.name)
+                self._gossip.direct((to_text(row.address), row.port), encode(User(encode_serf(intent))))
 
     # --- push/pull ----------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from serfmp.detector.effects import (
     MemberStatus,
     Publish,
 )
-from serfmp.wire.serf_messages import JoinIntent, LeaveIntent
+from serfmp.wire.messages import User
+from serfmp.wire.serf_messages import JoinIntent, LeaveIntent, encode_serf
 from serfmp.wire.serf_state import PushPullState, encode_push_pull_state
 from tests.detector.rig import OWN, Rig
 
@@ -144,6 +145,35 @@ def test_a_leave_intent_about_the_living_local_node_is_contradicted() -> None:
     assert row is not None
     assert row.status_ltime == 8
     assert rig.core.stats()["intent_queue"] == "1"
+
+
+def test_a_leave_that_only_others_heard_of_is_contradicted_when_a_push_pull_shows_its_time() -> None:
+    rig = Rig()
+    rig.take()
+    state = encode_push_pull_state(PushPullState(ltime=9, status_ltimes={OWN: 7}, event_ltime=1, query_ltime=1))
+    for _ in range(2):
+        for _ in rig.core._serf.merge_state(state, join=False):
+            pass
+    row = rig.core._serf.members.get(OWN)
+    assert row is not None
+    assert row.status_ltime > 7
+    assert rig.core.stats()["intent_queue"] == "1"
+
+
+def test_a_member_that_stays_leaving_is_told_so_again_until_it_contradicts() -> None:
+    rig = Rig(reap_interval=1.0)
+    rig.alive("x")
+    rig.serf(LeaveIntent(5, "x"))
+    rig.pass_time(2)
+    rig.sent()
+    rig.pass_time(1)
+    told = [message for endpoint, messages in rig.sent() if endpoint == rig.node().endpoint for message in messages]
+    assert User(encode_serf(LeaveIntent(5, "x"))) in told
+    rig.serf(JoinIntent(6, "x"))
+    rig.pass_time(1.6)
+    rig.sent()
+    rig.pass_time(1)
+    assert not any(isinstance(message, User) for _, messages in rig.sent() for message in messages)
 
 
 @pytest.mark.parametrize("gone", [True, False])
