@@ -378,6 +378,9 @@ def _judge_deaths(report: Report, deaths: Sequence[Death], watch: Watch, options
     report.require_none("deaths: dead messages about the living", sum(a.kind == "dead" for a in false))
     if false:
         report.tell("  accusations", told(false))
+    # A capture that saw nothing of true deaths would prove nothing above.
+    known = sum(any(a.kind == "dead" and death.covers(a) for a in accusations) for death in deaths)
+    report.require("deaths with a dead message seen on the wire", known, str(len(deaths)), known == len(deaths))
     times: dict[str, list[float]] = {}
     for kind in (OURS, REAL, BESIDE):
         chosen = [death for death in deaths if death.kind == kind]

@@ -12,13 +12,10 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-import zmq
-
 from serfmp.bus import frames, plain
-from serfmp.bus.endpoints import CHANNEL_HWM, make_socket
+from serfmp.bus.dealer import Dealer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +23,8 @@ if TYPE_CHECKING:
     from serfmp.agent.child import Child
     from serfmp.detector.effects import Event, Request
 
-TURN_LIMIT: Final = 64
-"""Messages taken in one turn."""
-
 PENDING_LIMIT: Final = 65536
-"""Messages that wait for a socket; beyond it new requests fail with an error."""
+"""Requests that wait for an answer; beyond it new ones fail with an error."""
 
 
 class DetectorLink:
@@ -59,17 +53,12 @@ class DetectorLink:
         self._acknowledge = -1
         self.repeats = 0
         """Events that came again and were dropped."""
-        self.stale = 0
-        """Messages of dead generations that were dropped."""
-        self._generation = 0
         self._live = False
         self._numbers = 0
         self._asked: dict[int, tuple[frames.Ask, Callable[[Any, str], None]]] = {}
-        self._pending: deque[bytes] = deque()
-        self._socket: zmq.Socket[bytes] | None = None
+        self._dealer = Dealer(child, "detector", child.endpoints.consumers, self._on_connect, self._on_any_frame)
         child.loop.before_wait.append(self._send_acknowledgement)
-        child.on_generation.append(self._on_generation)
-        self._on_generation("detector", child.generations.get("detector", 0))
+        self._dealer.begin()
 
     @property
     def live(self) -> bool:
@@ -86,7 +75,7 @@ class DetectorLink:
         ask = frames.Ask(self._numbers, kind, fields)
         self._asked[ask.number] = (ask, callback)
         if self._live:
-            self._send(ask)
+            self._dealer.send(ask)
 
     def acknowledge(self, sequence: int) -> None:
         """All events up to this one are safe: the detector may forget them. Sent once a turn."""
@@ -94,59 +83,22 @@ class DetectorLink:
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
-    def _on_generation(self, name: str, generation: int) -> None:
-        if name != "detector" or not generation or generation == self._generation:
-            return
-        self._generation = generation
+    def _on_connect(self) -> None:
         self._live = False
-        self._pending.clear()
         self._acknowledged = -1
-        if self._socket is not None:
-            self._child.loop.remove_socket(self._socket)
-            self._socket.close()
-        self._socket = make_socket(self._child.context, zmq.DEALER, hwm=CHANNEL_HWM)
-        self._socket.setsockopt(zmq.IDENTITY, self._child.name.encode())
-        self._socket.connect(self._child.endpoints.consumers(generation))
-        self._child.loop.add_socket(self._socket, self._receive)
-        self._send(frames.Subscribe(self._members, self._after))
+        self._dealer.send(frames.Subscribe(self._members, self._after))
 
     def _send_acknowledgement(self) -> None:
         if self._live and self._acknowledge > self._acknowledged:
             self._acknowledged = self._acknowledge
-            self._send(frames.Acknowledge(self._acknowledge))
+            self._dealer.send(frames.Acknowledge(self._acknowledge))
 
-    def _send(self, frame: object) -> None:
-        self._pending.append(frames.seal(frames.encode(frame), self._child.generation, self._generation))
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._socket is None:
-            return
-        while self._pending:
-            try:
-                self._socket.send(self._pending[0], zmq.NOBLOCK)
-            except zmq.Again:
-                self._child.loop.when_writable(self._socket, self._flush)
-                return
-            self._pending.popleft()
-
-    def _receive(self) -> None:
-        for _ in range(TURN_LIMIT):
-            if self._socket is None:
-                return
-            try:
-                message = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            envelope, frame = frames.open_sealed(message)
-            if envelope.sender != self._generation or envelope.receiver != self._child.generation:
-                self.stale += 1
-                continue
-            if not self._live:
-                self._live = True
-                for ask, _callback in self._asked.values():
-                    self._send(ask)
-            self._handle(frame)
+    def _on_any_frame(self, frame: Any) -> None:
+        if not self._live:
+            self._live = True
+            for ask, _callback in self._asked.values():
+                self._dealer.send(ask)
+        self._handle(frame)
 
     def _handle(self, frame: Any) -> None:
         match frame:

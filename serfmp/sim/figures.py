@@ -229,9 +229,11 @@ def freeze(seed: int, count: int, seconds: float) -> tuple[int, int, float]:
     run.cluster.run(seconds)
     begun = run.cluster.now
     well = run.cluster.run_until(
-        lambda: not run.suspects()
-        and run.all_show(rest, sleeper.name, MemberStatus.ALIVE)
-        and all(run.all_show([sleeper], host.name, MemberStatus.ALIVE) for host in rest),
+        lambda: (
+            not run.suspects()
+            and run.all_show(rest, sleeper.name, MemberStatus.ALIVE)
+            and all(run.all_show([sleeper], host.name, MemberStatus.ALIVE) for host in rest)
+        ),
         LONGEST,
     )
     marked = [host for _, host in run.said("Marking ")]

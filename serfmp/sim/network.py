@@ -78,9 +78,7 @@ class Network:
 
     # --- trouble ------------------------------------------------------------------------------------------------------
 
-    def cut(
-        self, sources: Collection[str], targets: Collection[str], loss: float = 1.0, streams: bool = True
-    ) -> None:
+    def cut(self, sources: Collection[str], targets: Collection[str], loss: float = 1.0, streams: bool = True) -> None:
         """One direction fails."""
         self.cuts.append(Cut(frozenset(sources), frozenset(targets), loss, streams))
 

@@ -216,10 +216,10 @@ def test_a_new_consumer_goes_on_where_the_old_one_had_acknowledged(pair: Pair) -
     pair.until(lambda: len(pair.delivered) == 10)
     pair.link.acknowledge(6)
     pair.until(lambda: pair.acknowledged["rpc"] == 6)
-    assert pair.link._socket is not None
-    pair.loop.remove_socket(pair.link._socket)
-    pair.link._socket.close(0)
-    pair.link._socket = None
+    assert pair.link._dealer._socket is not None
+    pair.loop.remove_socket(pair.link._dealer._socket)
+    pair.link._dealer._socket.close(0)
+    pair.link._dealer._socket = None
     pair.delivered.clear()
     pair.consumer.generation = 2
     pair.consumer.on_generation.clear()
