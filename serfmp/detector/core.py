@@ -273,6 +273,7 @@ class Core:
         if clocks != self._recorded_clocks:
             self._recorded_clocks = clocks
             effects.append(Record((RecordKind.CLOCKS.value, *clocks)))
+        serf.outbox.records_taken()
         return effects
 
     def _node_record(self, name: str) -> tuple[Plain, ...]:

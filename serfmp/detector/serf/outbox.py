@@ -4,6 +4,8 @@ Rules:
 
 * Every event gets the next sequence number, a record in the journal, and stays here until all consumers acknowledged
   it.
+* An event is given out only once its record was: a consumer may ask at any moment, and what it got before the record
+  was in the journal, the next detector would number anew.
 * A consumer that is slower than the bound loses the oldest events: they are counted, and logged once per burst.
 * Acknowledgements are cumulative.
 """
@@ -31,7 +33,7 @@ from serfmp.detector.swim.context import TOKEN_SHIFT, Context
 class Outbox:
     """The events that not everybody has yet. See the module."""
 
-    __slots__ = ("_acknowledged", "_context", "_events", "_limit", "_overflowing", "sequence")
+    __slots__ = ("_acknowledged", "_context", "_events", "_limit", "_overflowing", "_recorded", "sequence")
 
     def __init__(self, context: Context, recovered: Recovered | None = None) -> None:
         self._context = context
@@ -47,6 +49,7 @@ class Outbox:
             self._acknowledged |= {name: done for name, done in recovered.acknowledged.items() if name in CONSUMERS}
             self._events.extend(recovered.events[-self._limit :])
             self._trim()
+        self._recorded = self.sequence
 
     @property
     def acknowledged(self) -> dict[str, int]:
@@ -99,10 +102,15 @@ class Outbox:
         if len(events) < self._limit:
             self._overflowing = False
 
+    def records_taken(self) -> None:
+        """The records of all events so far are with the driver, which writes them before it does anything else."""
+        self._recorded = self.sequence
+
     def after(self, sequence: int) -> Iterator[Event]:
-        """The events after this one that are still here, in order."""
+        """The events after this one that are still here and whose records were taken, in order."""
         events = self._events
         if events and events[-1].sequence - events[0].sequence + 1 == len(events):
             # Without gaps the place follows from the first number: a long backlog is not searched for each batch.
-            return islice(events, max(0, sequence + 1 - events[0].sequence), None)
-        return iter([event for event in events if event.sequence > sequence])
+            first = events[0].sequence
+            return islice(events, max(0, sequence + 1 - first), max(0, self._recorded + 1 - first))
+        return iter([event for event in events if sequence < event.sequence <= self._recorded])

@@ -13,6 +13,7 @@ def events(rig: Rig, count: int, first: int = 1) -> None:
 
 
 def held(rig: Rig, after: int = 0) -> list[int]:
+    rig.take()
     return [event.sequence for event in rig.core.outbox(after)]
 
 
@@ -26,6 +27,18 @@ def test_events_stay_until_every_consumer_has_them() -> None:
     assert held(rig) == [3, 4, 5]
     assert held(rig, after=4) == [5]
     assert rig.core.acknowledged("rpc") == 4
+
+
+def test_nobody_gets_an_event_before_its_record_was_taken() -> None:
+    rig = Rig()
+    rig.take()
+    events(rig, 2)
+    assert [event.sequence for event in rig.core.outbox(0)] == [1]
+    rig.core.acknowledge("rpc", 1)
+    rig.core.acknowledge("dispatcher", 1)
+    assert not list(rig.core.outbox(0))
+    rig.take()
+    assert [event.sequence for event in rig.core.outbox(1)] == [2, 3]
 
 
 def test_acknowledgements_never_go_back_nor_beyond_what_was_sent() -> None:
