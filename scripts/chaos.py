@@ -55,6 +55,9 @@ SERVED_S = 30.0
 REQUEST_S = 10.0
 """For an answer or an error to a client's request."""
 
+STUCK_S = 4.0
+"""For so long a stuck process may hold what it never sends: a stream's gap begins before its connection ends."""
+
 ASK_EVERY_S = 0.1
 PROBE_EVERY_S = 0.1
 LOOK_EVERY_S = 0.01
@@ -175,7 +178,7 @@ class Followed:
             most |= Counter(record.payload for record in stream.records if isinstance(record, UserRecord))
         return most
 
-    def excuses(self, sent: Sent, margin: float = 2.0) -> bool:
+    def excuses(self, sent: Sent, margin: float = STUCK_S) -> bool:
         """Whether an event was under way while no connection was there, of which the client knows."""
         return any(begin - margin <= sent.answered_at and sent.sent_at <= end + margin for begin, end in self._gaps)
 
