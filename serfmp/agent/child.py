@@ -162,13 +162,16 @@ def run(control_descriptor: int) -> int:
 
 
 def _keep_only(wanted: set[int]) -> None:
+    """Close all other descriptors; of those that stay, only the standard ones outlive an exec."""
     for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208  names of descriptors, not paths
         number = int(entry)
-        if number not in wanted:
-            try:
+        try:
+            if number not in wanted:
                 os.close(number)
-            except OSError:
-                continue
+            elif number > 2:
+                os.set_inheritable(number, False)
+        except OSError:
+            continue
 
 
 def _nothing(_number: int, _frame: object) -> None:

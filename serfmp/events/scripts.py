@@ -2,9 +2,7 @@
 
 Rules:
 
-* `/bin/sh -c SCRIPT` leads a process group of its own in the agent's session, niced as a group. (A session of its own
-  would cancel the nice value where the kernel groups sessions.) Nothing runs between fork and exec, so that the fast
-  way of forking is taken.
+* How it is started stands in `serfmp.events.spawn`; the process group is niced as a whole right after.
 * The input is written as far as the pipe takes it; a script that does not read it, or closes it, is fine.
 * Output and errors share one pipe; the last `OUTPUT_LIMIT` bytes are kept, all are counted.
 * The end is the end of the process, not of its output: a background child that keeps the pipe open delays nothing. What
@@ -15,24 +13,21 @@ Rules:
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import os
-import signal
-import subprocess
 import termios
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from serfmp.bus.loop import ERROR, WRITE
+from serfmp.events.spawn import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from serfmp.bus.frames import Run
     from serfmp.bus.loop import Loop
-
-SHELL: Final = "/bin/sh"
 
 OUTPUT_LIMIT: Final = 8192
 """Bytes of output that are kept, the last ones (spec agent.md 4.3)."""
@@ -43,8 +38,10 @@ READ_SIZE: Final = 64 * 1024
 SCRIPT_NICE: Final = 10
 """By how much scripts are nicer than the agent: they must not delay the answer to a ping."""
 
-SCRIPT_OOM_SCORE: Final = 500
-"""Added badness of scripts when memory runs out (0 to 1000): they go before the agent does."""
+NICE_MAX: Final = 19
+
+BLIND_POLL: Final = 0.02
+"""Seconds between two looks at a process for which no descriptor was left to watch it."""
 
 SECRET_NAMES: Final = frozenset({"SERF_RPC_AUTH"})
 SECRET_PARTS: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD")
@@ -59,6 +56,56 @@ def base_environment(environment: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
 def _is_secret(name: bytes) -> bool:
     text = name.decode(errors="replace").upper()
     return text in SECRET_NAMES or any(part in text for part in SECRET_PARTS)
+
+
+class Output:
+    """The reading end of a pipe: the last bytes of what was written to it, and how many there were."""
+
+    def __init__(self, loop: Loop, limit: int) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._descriptor, self.theirs = os.pipe()
+        os.set_blocking(self._descriptor, False)
+        self.tail = b""
+        self.size = 0
+
+    def watch(self) -> None:
+        """Begin to read what comes."""
+        self._loop.add(self._descriptor, lambda _events: self._read(READ_SIZE))
+
+    def close_theirs(self) -> None:
+        """The script has its end now."""
+        if self.theirs >= 0:
+            os.close(self.theirs)
+            self.theirs = -1
+
+    def finish(self) -> None:
+        """Take what is in the pipe, and no more than that: others may go on writing."""
+        if self._descriptor >= 0:
+            waiting = array.array("i", [0])
+            fcntl.ioctl(self._descriptor, termios.FIONREAD, waiting)
+            if waiting[0]:
+                self._read(waiting[0])
+        self.close()
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        self.close_theirs()
+        if self._descriptor >= 0:
+            self._loop.remove(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _read(self, size: int) -> None:
+        try:
+            data = os.read(self._descriptor, size)
+        except BlockingIOError:
+            return
+        if not data:
+            self.close()
+            return
+        self.size += len(data)
+        self.tail = (self.tail + data)[-self._limit :]
 
 
 class Script:
@@ -76,67 +123,70 @@ class Script:
         self.code: int | None = None
         """Exit code; None if it ended by a signal, or has not ended."""
         self.signal = 0
-        self.output = b""
-        """The last bytes of its output."""
-        self.output_size = 0
-        """Bytes of all its output."""
         self.started_at = time.monotonic()
         self.seconds = 0.0
         self._input = memoryview(run.stdin)
-        self._stdin = self._stdout = self._pidfd = -1
-        theirs: list[int] = []
+        self._stdin = self._pidfd = -1
+        self._ended = False
+        self._output = Output(loop, OUTPUT_LIMIT)
+        stdin = -1
         try:
             stdin, self._stdin = os.pipe()
-            theirs.append(stdin)
-            self._stdout, stdout = os.pipe()
-            theirs.append(stdout)
-            self._process = subprocess.Popen(
-                [SHELL.encode(), b"-c", _encoded(run.script)],
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stdout,
-                env={**environment, **{_encoded(name): _encoded(text) for name, text in run.environment.items()}},
-                process_group=0,
+            self.group = spawn(
+                run.script,
+                {**environment, **{_encoded(name): _encoded(text) for name, text in run.environment.items()}},
+                (stdin, self._output.theirs, self._output.theirs),
             )
-            self.group = self._process.pid
             """Its process group, which outlives it if it leaves children behind."""
-            self._pidfd = self._open_pidfd()
         except (OSError, ValueError):
             self._close()
             raise
         finally:
-            for number in theirs:
-                os.close(number)
-        self._handicap()
+            if stdin >= 0:
+                os.close(stdin)
+        self._output.close_theirs()
+        self._handicap(SCRIPT_NICE)
+        self._watch()
+        self._output.watch()
         os.set_blocking(self._stdin, False)
-        os.set_blocking(self._stdout, False)
-        loop.add(self._pidfd, lambda _events: self._ended())
-        loop.add(self._stdout, lambda _events: self._read())
         if self._write():
             loop.add(self._stdin, self._writable, WRITE)
 
+    @property
+    def output(self) -> bytes:
+        """The last bytes of its output."""
+        return self._output.tail
+
+    @property
+    def output_size(self) -> int:
+        """Bytes of all its output."""
+        return self._output.size
+
     # --- inner part ---------------------------------------------------------------------------------------------------
 
-    def _open_pidfd(self) -> int:
+    def _watch(self) -> None:
+        """It runs: from here on nothing may fail, or it would be started twice."""
         try:
-            return os.pidfd_open(self._process.pid)
-        except OSError:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            raise
+            self._pidfd = os.pidfd_open(self.group)
+        except OSError:  # somebody took the descriptors that were given back just now
+            self._loop.call_later(BLIND_POLL, self._poll)
+        else:
+            self._loop.add(self._pidfd, lambda _events: self._collect())
 
-    def _handicap(self) -> None:
+    def _poll(self) -> None:
+        self._collect()
+        if not self._ended:
+            self._loop.call_later(BLIND_POLL, self._poll)
+
+    def _handicap(self, nice: int) -> None:
         """Best effort: it may have ended already, and a container may forbid it."""
-        try:
-            nice = min(os.getpriority(os.PRIO_PROCESS, 0) + SCRIPT_NICE, 19)
-            os.setpriority(os.PRIO_PGRP, self.group, nice)
-            Path(f"/proc/{self.group}/oom_score_adj").write_text(f"{SCRIPT_OOM_SCORE}\n", encoding="ascii")
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PGRP, self.group, min(own + nice, NICE_MAX))
 
     def _writable(self, events: int) -> None:
         if events & ERROR or not self._write():
-            self._stdin = self._closed(self._stdin)
+            self._close_input()
 
     def _write(self) -> bool:
         """Write what the pipe takes. False if the input is at its end and was closed."""
@@ -149,44 +199,35 @@ class Script:
             self._input = self._input[:0]
         if self._input:
             return True
-        self._stdin = self._closed(self._stdin)
+        self._close_input()
         return False
 
-    def _read(self, size: int = READ_SIZE) -> None:
-        try:
-            data = os.read(self._stdout, size)
-        except BlockingIOError:
+    def _collect(self) -> None:
+        """Take its end, if it has ended."""
+        pid, status = os.waitpid(self.group, os.WNOHANG)
+        if not pid:
             return
-        if not data:
-            self._stdout = self._closed(self._stdout)
-            return
-        self.output_size += len(data)
-        self.output = (self.output + data)[-OUTPUT_LIMIT:]
-
-    def _ended(self) -> None:
-        status = self._process.poll()
-        if status is None:
-            return
+        self._ended = True
         self.seconds = time.monotonic() - self.started_at
-        self.code, self.signal = (status, 0) if status >= 0 else (None, -status)
-        if self._stdout >= 0:
-            waiting = array.array("i", [0])
-            fcntl.ioctl(self._stdout, termios.FIONREAD, waiting)
-            if waiting[0]:
-                self._read(waiting[0])
+        code = os.waitstatus_to_exitcode(status)
+        self.code, self.signal = (code, 0) if code >= 0 else (None, -code)
+        self._output.finish()
         self._close()
         self._on_end(self)
 
     def _close(self) -> None:
-        self._stdin = self._closed(self._stdin)
-        self._stdout = self._closed(self._stdout)
-        self._pidfd = self._closed(self._pidfd)
+        self._close_input()
+        self._output.close()
+        if self._pidfd >= 0:
+            self._loop.remove(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
 
-    def _closed(self, number: int) -> int:
-        if number >= 0:
-            self._loop.remove(number)
-            os.close(number)
-        return -1
+    def _close_input(self) -> None:
+        if self._stdin >= 0:
+            self._loop.remove(self._stdin)
+            os.close(self._stdin)
+            self._stdin = -1
 
 
 def _encoded(text: str) -> bytes:

@@ -3,6 +3,8 @@
 Rules:
 
 * At most `SPAWNS_PER_TURN` scripts are started in one turn, so that the heartbeat stays fresh.
+* A host that is out of descriptors, processes or memory is waited for: the script stays first in the row, the wait
+  doubles from `RETRY_MIN` to `RETRY_MAX`, and the log says it once.
 * What is begun is claimed in shared memory first (`serfmp.events.claims`), so that a killed worker leaves no doubt.
 * The end of a script is kept until the dispatcher has it in its ledger; a new dispatcher is told again.
 * The worker is a sub-reaper: what a script leaves behind becomes its child, is collected when it ends, and is ended
@@ -13,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections import deque
@@ -22,7 +25,8 @@ from serfmp.agent.orphans import become_subreaper, reap_orphans
 from serfmp.bus import frames
 from serfmp.events.claims import Claims
 from serfmp.events.link import DispatcherLink
-from serfmp.events.scripts import SHELL, Script, base_environment
+from serfmp.events.scripts import Script, base_environment
+from serfmp.events.spawn import SHELL
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child
@@ -33,6 +37,13 @@ CREDITS: Final = 64
 
 SPAWNS_PER_TURN: Final = 4
 """Scripts started in one turn: 3 ms of work."""
+
+SHORTAGES: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What a start may fail of that says nothing about the script."""
+
+RETRY_MIN: Final = 0.05
+RETRY_MAX: Final = 1.0
+"""Seconds before a start that failed of a shortage is tried again."""
 
 SLOW: Final = 1.0
 """Seconds after which a script is called slow, once (spec agent.md 4.3)."""
@@ -53,6 +64,14 @@ STOP_POLL: Final = 0.02
 """Seconds between two looks whether everything has ended."""
 
 
+class _ShortageError(Exception):
+    """A script was not started, because the host lacks something that others may give back."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Worker:
     """See the module."""
 
@@ -67,6 +86,8 @@ class Worker:
         self._left_behind: set[int] = set()
         """Process groups whose script has ended and that still live."""
         self._spawning = False
+        self._shortage = 0.0
+        """Seconds that the last start waited for a shortage to end; 0.0: there is none."""
         self._stopping = False
         self._claims = Claims(child.directory, child.name, child.generation)
         become_subreaper()
@@ -109,8 +130,21 @@ class Worker:
     def _spawn_some(self) -> None:
         self._spawning = False
         for _ in range(min(SPAWNS_PER_TURN, len(self._waiting))):
-            self._spawn(self._waiting.popleft())
+            run = self._waiting.popleft()
+            try:
+                self._spawn(run)
+            except _ShortageError as error:
+                self._waiting.appendleft(run)
+                self._wait_for_means(error.reason)
+                return
         self._spawn_soon()
+
+    def _wait_for_means(self, reason: str) -> None:
+        if not self._shortage:
+            self._log(f"No script can be started: {reason}; {len(self._waiting)} wait until it is possible")
+        self._shortage = min(max(RETRY_MIN, 2 * self._shortage), RETRY_MAX)
+        self._spawning = True
+        self._loop.call_later(self._shortage, self._spawn_some)
 
     def _spawn(self, run: frames.Run) -> None:
         self._claims.begin(run.invocation)
@@ -118,11 +152,17 @@ class Worker:
             script = Script(self._loop, run, self._environment, self._on_end)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
+            if error.errno in SHORTAGES:
+                self._claims.forget(run.invocation)
+                raise _ShortageError(reason) from None
             self._finish(_not_started(run, f"fork/exec {SHELL}: {reason}"))
             return
         except ValueError:
             self._finish(_not_started(run, f"fork/exec {SHELL}: the script's text holds a NUL byte"))
             return
+        if self._shortage:
+            self._shortage = 0.0
+            self._log("Scripts can be started again")
         timer = self._loop.call_later(SLOW, lambda: self._log(f"Script '{run.script}' slow, execution exceeding 1s"))
         self._running[run.invocation] = (script, timer)
 
