@@ -130,10 +130,12 @@ class Core:
 
     def _enter(self, now: float) -> None:
         self._context.now = max(self._context.now, now)
+        self._context.source = None
 
     def receive(self, message: Message, source: Endpoint, arrival: float, timed: bool) -> None:
         """One decoded message of a UDP packet. `timed`: the arrival is exact enough to measure a round trip."""
         self._context.now = max(self._context.now, arrival)
+        self._context.source = source
         handler = self._handlers.get(message.__class__)
         if handler is None:
             self._context.count("serfmp.refused.type")

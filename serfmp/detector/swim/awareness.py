@@ -20,6 +20,7 @@ class Awareness:
         score = min(max(self.score + delta, 0), self._limit - 1)
         if score != self.score:
             self.score = score
+            self._context.histories.score = score
             self._context.gauge("memberlist.health.score", score)
 
     def scale(self, seconds: float) -> float:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from random import Random
 
 from serfmp.detector.config import CoreConfig
-from serfmp.detector.effects import Count, Effect, Gauge, Log
+from serfmp.detector.effects import Count, Effect, Endpoint, Gauge, Log, Plain
+from serfmp.detector.swim.evidence import Finding, Histories
 from serfmp.detector.swim.timers import Timer, Timers
 
 TOKEN_SHIFT = 40
@@ -38,9 +39,11 @@ class Context:
         "config",
         "effects",
         "generation",
+        "histories",
         "now",
         "profile",
         "rng",
+        "source",
         "streams",
         "timers",
     )
@@ -50,6 +53,9 @@ class Context:
         self.profile = config.profile
         self.rng = rng
         self.now = now
+        self.source: Endpoint | None = None
+        """Where the message that is being handled came from; None while none is."""
+        self.histories = Histories()
         self.timers = Timers()
         self.effects: list[Effect] = []
         self.changed_nodes: dict[str, None] = {}
@@ -86,6 +92,10 @@ class Context:
     def gauge(self, name: str, value: float) -> None:
         """Set a gauge."""
         self.effects.append(Gauge(name, value))
+
+    def note(self, node: str, finding: Finding, by: str = "", **facts: Plain) -> None:
+        """Note evidence about a node, by another or, by default, by the local one."""
+        self.histories.note(self.now, node, finding, by or self.config.node, self.source, **facts)
 
     def quiet(self, key: str, interval: float = LOG_LIMIT_INTERVAL) -> bool:
         """Whether something with this key was let through less than `interval` seconds ago; if not, it is now."""

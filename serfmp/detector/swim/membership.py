@@ -26,6 +26,7 @@ from serfmp.detector.records import RecordKind
 from serfmp.detector.swim.awareness import Awareness
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.delegate import Delegate
+from serfmp.detector.swim.evidence import Finding
 from serfmp.detector.swim.gossip import Gossip
 from serfmp.detector.swim.suspicion import Suspicion, SuspicionWindow
 from serfmp.detector.swim.table import NodeRecord, NodeState, NodeTable
@@ -138,6 +139,8 @@ class Membership:
             return
         if record is None or (not replace and self._outdated(record, message)):  # A8, A9
             return
+        if record.suspicion is not None:
+            self._context.note(record.name, Finding.REFUTED, record.name, incarnation=message.incarnation)
         record.forget_suspicion()  # A10
         was_gone, old_meta = record.gone, record.meta
         if own and not bootstrap:
@@ -149,6 +152,8 @@ class Membership:
             self._refute(message.incarnation)  # A12
         else:  # A13
             self._gossip.broadcast(encode(message), record.name)
+            if was_gone and record.incarnation:
+                self._context.note(record.name, Finding.ALIVE, record.name, incarnation=message.incarnation)
             record.versions = message.versions
             record.incarnation = message.incarnation
             record.meta = message.meta
@@ -242,6 +247,14 @@ class Membership:
             if not merged and suspicion.confirm(message.sender):
                 self._gossip.broadcast(encode(message), record.name)
                 self._arm(record, suspicion)
+                self._context.note(
+                    record.name,
+                    Finding.CONFIRMED,
+                    message.sender,
+                    confirmations=suspicion.confirmations,
+                    wanted=suspicion.window.wanted,
+                    left=suspicion.deadline - self._context.now,
+                )
             return
         if record.state is not NodeState.ALIVE:  # S4
             return
@@ -249,6 +262,7 @@ class Membership:
             if not self.left:
                 text = f"Refuting a suspect message (from: {message.sender})"
                 self._context.log("WARN", "memberlist", text)
+                self._accused("suspect", message)
                 self._refute(message.incarnation)
             return
         self._gossip.broadcast(encode(message), record.name)  # S6
@@ -258,6 +272,21 @@ class Membership:
         record.changed = self._context.now
         self._touch(record)
         self.start_suspicion(record, None if merged else message.sender)
+        if record.suspicion is not None:
+            window = record.suspicion.window
+            self._context.note(
+                record.name,
+                Finding.SUSPECTED,
+                message.sender,
+                incarnation=message.incarnation,
+                wanted=window.wanted,
+                shortest=window.shortest,
+                longest=window.longest,
+                merged=merged,
+            )
+
+    def _accused(self, of: str, message: Suspect | Dead) -> None:
+        self._context.note(self._own, Finding.ACCUSED, message.sender, of=of, incarnation=message.incarnation)
 
     def start_suspicion(self, record: NodeRecord, accuser: str | None) -> None:
         """Give a suspect its time to refute."""
@@ -280,6 +309,13 @@ class Membership:
             self._context.count("memberlist.degraded.timeout")
         text = f"Marking {record.name} as failed, suspect timeout reached ({confirmed} peer confirmations)"
         self._context.log("INFO", "memberlist", text)
+        self._context.note(
+            record.name,
+            Finding.EXPIRED,
+            confirmations=confirmed,
+            wanted=suspicion.window.wanted,
+            lasted=self._context.now - suspicion.started,
+        )
         self.dead(Dead(record.incarnation, record.name, self._own))
 
     def postpone(self, seconds: float) -> None:
@@ -304,6 +340,7 @@ class Membership:
             return
         if own and not self.left:  # D5
             self._context.log("WARN", "memberlist", f"Refuting a dead message (from: {message.sender})")
+            self._accused("dead", message)
             self._refute(message.incarnation)
             return
         record.forget_suspicion()  # D3
@@ -312,6 +349,8 @@ class Membership:
         record.incarnation = message.incarnation
         record.state = NodeState.LEFT if message.node == message.sender else NodeState.DEAD
         record.changed = self._context.now
+        finding = Finding.LEFT if record.state is NodeState.LEFT else Finding.DEAD
+        self._context.note(record.name, finding, message.sender, incarnation=message.incarnation)
         self._touch(record)
         self._delegate.node_gone(record)
 

@@ -19,6 +19,7 @@ from serfmp.detector.effects import OpenStream, SendPacket
 from serfmp.detector.swim.acks import AckHandlers
 from serfmp.detector.swim.awareness import Awareness
 from serfmp.detector.swim.context import Context
+from serfmp.detector.swim.evidence import Finding
 from serfmp.detector.swim.gossip import Gossip
 from serfmp.detector.swim.membership import Membership
 from serfmp.detector.swim.table import NodeRecord, NodeState, NodeTable
@@ -82,6 +83,7 @@ class Round:
     def nacked(self) -> None:
         """A helper is well but got no answer."""
         self.nacks += 1
+        self._prober.nacked(self)
 
 
 class Prober:
@@ -167,7 +169,14 @@ class Prober:
             return
         if timed and not probe.indirect:
             self._context.gauge("memberlist.probeNode", max(0.0, arrival - probe.started))
+        elif probe.indirect:
+            self._context.note(probe.name, Finding.INDIRECT_ACK, after=arrival - probe.started)
         self._finish(probe)
+
+    def nacked(self, probe: Round) -> None:
+        """A helper of this round got no answer."""
+        if probe is self._round:
+            self._context.note(probe.name, Finding.NACKED)
 
     def send_failed(self, token: int, remote: bool, error: str) -> None:
         """The ping of the round in flight could not be sent."""
@@ -175,6 +184,7 @@ class Prober:
         if probe is None or probe.packet != token or probe.indirect:
             return
         self._context.log("ERR", "memberlist", f"Failed to send UDP ping: {error}")
+        self._context.note(probe.name, Finding.PROBE_UNSENDABLE, error=error)
         probe.delta = 0
         if remote:
             self._ask_others(probe)
@@ -183,6 +193,7 @@ class Prober:
 
     def _timed_out(self, probe: Round) -> None:
         self._context.log("DEBUG", "memberlist", f"Failed UDP ping: {probe.name} (timeout reached)")
+        self._context.note(probe.name, Finding.PROBE_TIMED_OUT, waited=self._context.now - probe.started)
         self._ask_others(probe)
 
     def _ask_others(self, probe: Round) -> None:
@@ -211,7 +222,9 @@ class Prober:
             parts = self._gossip.piggyback(encode(message))
             context.effects.append(SendPacket(helper.endpoint, parts, checksum=False))
         left = probe.until - context.now
-        if probe.protocol_max >= STREAM_PROTOCOL and left > 0:
+        stream = probe.protocol_max >= STREAM_PROTOCOL and left > 0
+        context.note(probe.name, Finding.HELPERS_ASKED, helpers=[helper.name for helper in helpers], stream=stream)
+        if stream:
             probe.stream = context.next_token()
             context.streams[probe.stream] = lambda message, error, _: self._stream_answer(probe, message, error)
             context.effects.append(OpenStream(probe.stream, probe.endpoint, encode(self._ping(probe)), left))
@@ -227,8 +240,10 @@ class Prober:
             else:
                 if isinstance(answer, Ack) and answer.sequence == probe.sequence:
                     probe.stream_answered = True
+                    self._context.note(probe.name, Finding.STREAM_ANSWERED)
                     return
                 error = "the answer is not the ack that was asked for"
+        self._context.note(probe.name, Finding.STREAM_FAILED, error=error)
         if not error.startswith("dial "):
             self._context.log("ERR", "memberlist", f"Failed fallback TCP ping: {error}")
 
@@ -242,6 +257,13 @@ class Prober:
             return
         probe.delta = max(0, probe.expected - probe.nacks) if probe.expected else 1
         context.log("INFO", "memberlist", f"Suspect {probe.name} has failed, no acks received")
+        context.note(
+            probe.name,
+            Finding.UNANSWERED,
+            nacks=probe.nacks,
+            expected=probe.expected,
+            lasted=context.now - probe.started,
+        )
         self._membership.suspect(Suspect(probe.incarnation, probe.name, self._own))
         self._finish(probe)
 

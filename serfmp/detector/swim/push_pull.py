@@ -157,7 +157,7 @@ class PushPull:
                     self._gossip.direct(endpoint, self._membership.own_alive())
                 done(error)
 
-            self._work.append(self._merge(answer, join, merged))
+            self._work.append(self._merge(answer, join, merged, endpoint))
 
     def cancel(self) -> None:
         """Exchanges that wait for an answer lost their connection: joins are begun again, others given up."""
@@ -190,7 +190,7 @@ class PushPull:
             else:
                 context.effects.append(AnswerStream(stream, self._local(reader.join)))
 
-        self._work.append(self._merge(reader, reader.join, merged))
+        self._work.append(self._merge(reader, reader.join, merged, source))
 
     # --- both ---------------------------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class PushPull:
                 self._work.popleft()
         return bool(self._work)
 
-    def _merge(self, reader: PushPullReader, join: bool, done: Done) -> Iterator[int]:
+    def _merge(self, reader: PushPullReader, join: bool, done: Done, source: Endpoint) -> Iterator[int]:
         entries: list[PushPullNode] = []
         bounds = _Bounds()
         try:
@@ -238,7 +238,7 @@ class PushPull:
         if fault_text:
             done(fault_text)
             return
-        yield from self._merge_entries(entries)
+        yield from self._merge_entries(entries, source)
         if reader.user_state:
             yield from self._delegate.merge_state(reader.user_state, join)
         done("")
@@ -259,9 +259,10 @@ class PushPull:
                 return fault
         return ""
 
-    def _merge_entries(self, entries: Iterable[PushPullNode]) -> Iterator[int]:
+    def _merge_entries(self, entries: Iterable[PushPullNode], source: Endpoint) -> Iterator[int]:
         membership = self._membership
         for entry in entries:
+            self._context.source = source
             match entry.state:
                 case NodeState.ALIVE:
                     membership.alive(

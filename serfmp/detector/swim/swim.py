@@ -12,6 +12,7 @@ from serfmp.detector.swim.answering import Answering
 from serfmp.detector.swim.awareness import Awareness
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.delegate import Delegate
+from serfmp.detector.swim.evidence import Finding
 from serfmp.detector.swim.gossip import Gossip
 from serfmp.detector.swim.join import Joiner
 from serfmp.detector.swim.membership import Membership
@@ -114,6 +115,8 @@ class Swim:
 
     def stalled(self, lost: float) -> None:
         """The process was frozen for so long (B6)."""
+        self._context.histories.was_late(self._context.now, lost)
+        self._context.note(self._context.config.node, Finding.STALLED, lost=lost)
         self._context.timers.postpone_blame(lost)
         self.membership.postpone(lost)
         self.awareness.apply(int(lost // self._context.profile.probe_interval))
