@@ -16,6 +16,7 @@ from serfmp.detector.effects import (
     MemberStatus,
     Request,
     UserEventReceived,
+    WhyRequest,
 )
 from serfmp.errors import InternalError
 
@@ -65,6 +66,8 @@ def request_to_plain(request: Request) -> tuple[str, list[Any]]:
             return "leave", []
         case ForceLeaveRequest(node, prune):
             return "force-leave", [node, prune]
+        case WhyRequest(node):
+            return "why", [node]
 
 
 def request_from_plain(kind: str, fields: list[Any]) -> Request:
@@ -78,4 +81,6 @@ def request_from_plain(kind: str, fields: list[Any]) -> Request:
             return LeaveRequest()
         case "force-leave":
             return ForceLeaveRequest(*fields)
+        case "why":
+            return WhyRequest(*fields)
     raise InternalError(f"a request of unknown kind '{kind}' on the bus")

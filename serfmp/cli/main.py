@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "leave": "Makes the agent leave the cluster and end",
     "members": "Lists the members of the cluster",
     "version": "Prints the version",
+    "why": "Tells why a node is held for what it is: the evidence",
 }
 """Names of commands, which are the modules of this package (with `_` for `-`), with what the list says about them."""
 

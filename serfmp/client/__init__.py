@@ -12,7 +12,7 @@ from serfmp.client.errors import (
     JoinError,
     ProtocolError,
 )
-from serfmp.client.records import Event, Member, MemberEvent, QueryEvent, UserEvent
+from serfmp.client.records import Event, Evidence, History, Member, MemberEvent, QueryEvent, UserEvent
 from serfmp.client.sync import Client, Stream
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "ConnectionLostError",
     "DeadlineError",
     "Event",
+    "Evidence",
+    "History",
     "JoinError",
     "Member",
     "MemberEvent",

@@ -67,6 +67,51 @@ class QueryEvent:
 Event = MemberEvent | UserEvent | QueryEvent
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What spoke against a node or for it. Times are seconds since the epoch; `late` and facts with times are seconds.
+
+    `by` is the node that says so; `source` the address from which the news came, empty for what the agent saw itself.
+    `score` and `late` are the agent's own health score and lateness at that moment.
+    """
+
+    at: float
+    finding: str
+    by: str
+    source: str
+    score: int
+    late: float
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The evidence behind a node's state, the oldest first; `now` is the agent's time when it answered."""
+
+    node: str
+    status: str
+    now: float
+    entries: tuple[Evidence, ...]
+
+
+def to_history(fields: Any) -> History:
+    """A history from its map."""
+    rows: list[Any] = field(fields, "Entries", list)
+    entries = tuple(
+        Evidence(
+            field(row, "At", float),
+            field(row, "Finding", str),
+            field(row, "By", str),
+            field(row, "Source", str),
+            field(row, "Score", int),
+            field(row, "Late", float),
+            field(row, "Facts", dict),
+        )
+        for row in rows
+    )
+    return History(field(fields, "Node", str), field(fields, "Status", str), field(fields, "Now", float), entries)
+
+
 def field(fields: Any, name: str, kind: type[T]) -> T:
     """A field of a map, of this type; a missing or nil one is the zero value."""
     if not isinstance(fields, dict):

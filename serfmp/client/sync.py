@@ -30,7 +30,7 @@ from serfmp.client.errors import (
     ProtocolError,
 )
 from serfmp.client.protocol import RPC_VERSION, Conversation, Record, Reply
-from serfmp.client.records import Event, Member, field, to_event, to_members, to_stats
+from serfmp.client.records import Event, History, Member, field, to_event, to_history, to_members, to_stats
 from serfmp.errors import UserError
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
@@ -162,6 +162,10 @@ class Client:
     def stats(self) -> dict[str, dict[str, str]]:
         """The agent's figures: sections of named texts."""
         return to_stats(self._call("stats", None, self._limit_s).body)
+
+    def why(self, node: str = "") -> History:
+        """What spoke against a node or for it, by default the agent's own. Real Serf agents have no such command."""
+        return to_history(self._call("why", {"Node": node}, self._limit_s).body)
 
     def stream(self, filters: str = "*") -> Stream:
         """Subscribe to events: `*`, `member-join`, `user`, `user:deploy`, joined by commas."""

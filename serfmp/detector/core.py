@@ -37,6 +37,7 @@ from serfmp.detector.effects import (
     Record,
     Request,
     RequestId,
+    WhyRequest,
 )
 from serfmp.detector.records import (
     RecordKind,
@@ -176,6 +177,8 @@ class Core:
                 self._leaving.request(id)
             case ForceLeaveRequest(node, prune):
                 self._removal.request(id, node, prune)
+            case WhyRequest(node):
+                self._why(id, node)
 
     def acknowledge(self, consumer: str, sequence: int) -> None:
         """All events up to `sequence` are safe with the consumer (`rpc` or `dispatcher`)."""
@@ -219,6 +222,11 @@ class Core:
                 self._answered[id] = None
                 self._trim_answered()
         self._context.effects.append(Answer(id, None, error))
+
+    def _why(self, id: RequestId, node: str) -> None:
+        context = self._context
+        entries: list[Plain] = [entry.plain() for entry in context.histories.of(node or context.config.node)]
+        context.effects.append(Answer(id, {"now": context.now, "entries": entries}))
 
     def _trim_answered(self) -> None:
         while len(self._answered) > self._context.config.requests_kept:

@@ -286,4 +286,14 @@ class ForceLeaveRequest:
     prune: bool
 
 
-Request = JoinRequest | EventRequest | LeaveRequest | ForceLeaveRequest
+@dataclass(frozen=True, slots=True)
+class WhyRequest:
+    """Tell the history of a node, empty: the local one. Answer value: `now` and `entries`, times of the core's clock.
+
+    An entry holds the fields of `serfmp.detector.swim.evidence.Evidence`.
+    """
+
+    node: str
+
+
+Request = JoinRequest | EventRequest | LeaveRequest | ForceLeaveRequest | WhyRequest

@@ -16,10 +16,12 @@ import hmac
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.detector.effects import EventRequest, ForceLeaveRequest, JoinRequest, LeaveRequest
+from serfmp.agent.sockets import join_host_port
+from serfmp.detector.effects import EventRequest, ForceLeaveRequest, JoinRequest, LeaveRequest, WhyRequest
 from serfmp.detector.effects import Request as CoreRequest
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
@@ -75,6 +77,7 @@ class Commands:
             "stream": self._stream,
             "stop": self._stop,
             "stats": self._stats,
+            "why": self._why,
         }
 
     def execute(self, connection: Connection, request: Request) -> None:
@@ -224,6 +227,34 @@ class Commands:
         limit = REQUEST_LIMIT + self._child.config.broadcast_timeout
         asked = ForceLeaveRequest(wanted.node, wanted.prune)
         self._ask(asked, limit, lambda _value, error: connection.answer(request, error))
+
+    def _why(self, connection: Connection, request: Request) -> None:
+        """An extension: the evidence behind a node's state. Times leave as seconds since the epoch."""
+        node = (request.body.node if isinstance(request.body, protocol.Why) else "") or self._child.config.node
+        row = self._replica.member(node)
+
+        def answered(value: Any, error: str) -> None:
+            if error:
+                connection.answer(request, error)
+                return
+            offset = time.time() - value["now"]
+            entries = [
+                {
+                    "At": entry["at"] + offset,
+                    "By": entry["by"],
+                    "Facts": entry["facts"],
+                    "Finding": entry["finding"],
+                    "Late": entry["late"],
+                    "Score": entry["score"],
+                    "Source": join_host_port(*entry["source"]) if entry["source"] else "",
+                }
+                for entry in value["entries"]
+            ]
+            status = row.status.label if row is not None else "none"
+            body = {"Entries": entries, "Node": node, "Now": value["now"] + offset, "Status": status}
+            connection.answer(request, body=rpc_records.pack(body))
+
+        self._ask(WhyRequest(node), REQUEST_LIMIT, answered)
 
     def _ask(self, request: CoreRequest, limit: float, answered: Answered) -> None:
         """Ask the detector; `answered` is called once, with an error if there is no answer within `limit` seconds."""

@@ -88,11 +88,18 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Why:
+    """The node whose history is asked for; empty: the agent's own. An extension."""
+
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Nothing:
     """No body, or one of a command that this version does not carry out."""
 
 
-Body = Handshake | Auth | UserEvent | Join | ForceLeave | MembersFiltered | Stream | Stop | Nothing
+Body = Handshake | Auth | UserEvent | Join | ForceLeave | MembersFiltered | Stream | Stop | Why | Nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +186,7 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
     "members-filtered": (MembersFiltered, (("Tags", _pairs), ("Status", _text), ("Name", _text))),
     "stream": (Stream, (("Type", _text),)),
     "stop": (Stop, (("Stop", _sequence),)),
+    "why": (Why, (("Node", _text),)),
     # Not carried out by this version, but read.
     **dict.fromkeys(
         (
