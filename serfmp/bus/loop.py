@@ -38,6 +38,11 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 ERROR = select.EPOLLERR | select.EPOLLHUP
 
+# As plain numbers: arithmetic with flags costs a microsecond, and every turn does much of it.
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_POLLOUT = int(zmq.POLLOUT)
+
 
 class HasDescriptor(Protocol):
     """A socket or a file."""
@@ -73,8 +78,8 @@ class _Watched:
 
     def ready(self) -> int:
         """The events that somebody waits for and that have happened."""
-        events = int(self.socket.getsockopt(zmq.EVENTS))
-        wanted = (zmq.POLLIN if self.on_readable else 0) | (zmq.POLLOUT if self.on_writable else 0)
+        events = int(self.socket.getsockopt(_EVENTS))
+        wanted = (_POLLIN if self.on_readable else 0) | (_POLLOUT if self.on_writable else 0)
         return events & wanted
 
 
@@ -192,9 +197,9 @@ class Loop:
                 handler(events)
         for watched in list(self._watched.values()):
             events = watched.ready()
-            if events & zmq.POLLIN and watched.on_readable is not None:
+            if events & _POLLIN and watched.on_readable is not None:
                 watched.on_readable()
-            if events & zmq.POLLOUT and watched.on_writable is not None:
+            if events & _POLLOUT and watched.on_writable is not None:
                 callback_once, watched.on_writable = watched.on_writable, None
                 callback_once()
         if self.after_input is not None:
