@@ -30,9 +30,9 @@ PENDING_LIMIT: Final = 65536
 class DetectorLink:
     """See the module's rules.
 
-    `on_event(event)` gets every event once and in order. `on_frame(frame)` gets MemberRows, MemberRow, MemberGone and
-    DetectorState frames, in the same order as they stand with events and answers. `after` is the last event that this
-    consumer is done with (-1: whatever its earlier generations acknowledged).
+    `on_event(event)` gets every event once and in order. `on_frame(frame)` gets MemberRows, MemberRow, MemberGone,
+    QueryNews and DetectorState frames, in the same order as they stand with events and answers. `after` is the last
+    event that this consumer is done with (-1: whatever its earlier generations acknowledged).
     """
 
     def __init__(
@@ -65,17 +65,21 @@ class DetectorLink:
         """Whether the present detector has answered."""
         return self._live
 
-    def ask(self, request: Request, callback: Callable[[Any, str], None]) -> None:
-        """Hand a request to the core; `callback(value, error)` gets the answer, maybe of a later detector."""
+    def ask(self, request: Request, callback: Callable[[Any, str], None]) -> int:
+        """Hand a request to the core; `callback(value, error)` gets the answer, maybe of a later detector.
+
+        Returns the request's number, 0 if it was refused: news of a query come under it.
+        """
         if len(self._asked) >= PENDING_LIMIT:
             callback(None, f"too many requests wait for the detector ({PENDING_LIMIT}); try again later")
-            return
+            return 0
         self._numbers += 1
         kind, fields = plain.request_to_plain(request)
         ask = frames.Ask(self._numbers, kind, fields)
         self._asked[ask.number] = (ask, callback)
         if self._live:
             self._dealer.send(ask)
+        return ask.number
 
     def acknowledge(self, sequence: int) -> None:
         """All events up to this one are safe: the detector may forget them. Sent once a turn."""

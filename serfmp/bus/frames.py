@@ -185,6 +185,16 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryNews:
+    """News of the query that the `Ask` of this number began: `ack` or `response` of a node, or `done`."""
+
+    number: int
+    kind: str
+    node: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Events:
     """Events in order, in the form of `serfmp.bus.plain`.
 
@@ -339,6 +349,7 @@ _FRAMES: Final[tuple[type, ...]] = (
     Acknowledge,
     Ask,
     Answered,
+    QueryNews,
     Events,
     MemberRows,
     MemberRow,

@@ -10,11 +10,16 @@ from serfmp.detector.effects import (
     EventRequest,
     ForceLeaveRequest,
     JoinRequest,
+    KeysRequest,
     LeaveRequest,
     Member,
     MemberEvent,
     MemberStatus,
+    QueryReceived,
+    QueryRequest,
     Request,
+    RespondRequest,
+    TagsRequest,
     UserEventReceived,
     WhyRequest,
 )
@@ -43,6 +48,17 @@ def event_to_plain(event: Event) -> list[Any]:
     """An event with its sequence number first and its kind second."""
     if isinstance(event, MemberEvent):
         return [event.sequence, int(event.kind), [member_to_plain(member) for member in event.members]]
+    if isinstance(event, QueryReceived):
+        return [
+            event.sequence,
+            int(EventKind.QUERY),
+            event.ltime,
+            event.id,
+            event.name,
+            event.payload,
+            event.source_node,
+            event.deadline,
+        ]
     return [event.sequence, int(EventKind.USER), event.ltime, event.name, event.payload, event.coalesce]
 
 
@@ -52,6 +68,8 @@ def event_from_plain(plain: list[Any]) -> Event:
     if kind == EventKind.USER:
         ltime, name, payload, coalesce = fields
         return UserEventReceived(sequence, ltime, name, payload, coalesce)
+    if kind == EventKind.QUERY:
+        return QueryReceived(sequence, *fields)
     return MemberEvent(sequence, EventKind(kind), tuple(member_from_plain(row) for row in fields[0]))
 
 
@@ -68,6 +86,14 @@ def request_to_plain(request: Request) -> tuple[str, list[Any]]:
             return "force-leave", [node, prune]
         case WhyRequest(node):
             return "why", [node]
+        case QueryRequest(name, payload, nodes, tags, ack, relay_factor, timeout):
+            return "query", [name, payload, list(nodes), dict(tags), ack, relay_factor, timeout]
+        case RespondRequest(ltime, query_id, payload):
+            return "respond", [ltime, query_id, payload]
+        case TagsRequest(changed, deleted):
+            return "tags", [dict(changed), list(deleted)]
+        case KeysRequest(operation, key, relay_factor):
+            return "keys", [operation, key, relay_factor]
 
 
 def request_from_plain(kind: str, fields: list[Any]) -> Request:
@@ -83,4 +109,13 @@ def request_from_plain(kind: str, fields: list[Any]) -> Request:
             return ForceLeaveRequest(*fields)
         case "why":
             return WhyRequest(*fields)
+        case "query":
+            query_name, payload, nodes, tags, ack, relay_factor, timeout = fields
+            return QueryRequest(query_name, payload, tuple(nodes), tags, ack, relay_factor, timeout)
+        case "respond":
+            return RespondRequest(*fields)
+        case "tags":
+            return TagsRequest(fields[0], tuple(fields[1]))
+        case "keys":
+            return KeysRequest(*fields)
     raise InternalError(f"a request of unknown kind '{kind}' on the bus")

@@ -29,6 +29,8 @@ COMMANDS: Final = {
     "join": "Makes the agent join a cluster",
     "leave": "Makes the agent leave the cluster and end",
     "members": "Lists the members of the cluster",
+    "query": "Asks the nodes of the cluster, and shows their answers",
+    "reachability": "Tests whether gossip reaches all nodes and they this one",
     "version": "Prints the version",
     "why": "Tells why a node is held for what it is: the evidence",
 }

@@ -12,8 +12,8 @@ from serfmp.client.errors import (
     JoinError,
     ProtocolError,
 )
-from serfmp.client.records import Event, Evidence, History, Member, MemberEvent, QueryEvent, UserEvent
-from serfmp.client.sync import Client, Stream
+from serfmp.client.records import Event, Evidence, History, Member, MemberEvent, QueryAnswer, QueryEvent, UserEvent
+from serfmp.client.sync import Client, Query, Stream
 
 __all__ = [
     "AgentError",
@@ -29,6 +29,8 @@ __all__ = [
     "Member",
     "MemberEvent",
     "ProtocolError",
+    "Query",
+    "QueryAnswer",
     "QueryEvent",
     "Stream",
     "UserEvent",

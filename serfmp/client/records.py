@@ -68,6 +68,15 @@ Event = MemberEvent | UserEvent | QueryEvent
 
 
 @dataclass(frozen=True, slots=True)
+class QueryAnswer:
+    """News of a query: `kind` is ack, response (with its payload) or done, which is the last."""
+
+    kind: str
+    node: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What spoke against a node or for it. Times are seconds since the epoch; `late` and facts with times are seconds.
 
@@ -168,6 +177,11 @@ def to_event(fields: Any) -> Event:
     if kind == "query":
         return QueryEvent(field(fields, "ID", int), name, payload, ltime)
     return MemberEvent(kind, to_members(fields))
+
+
+def to_answer(fields: Any) -> QueryAnswer:
+    """News of a query from its record."""
+    return QueryAnswer(field(fields, "Type", str), field(fields, "From", str), field(fields, "Payload", bytes))
 
 
 def to_stats(fields: Any) -> dict[str, dict[str, str]]:

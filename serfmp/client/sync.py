@@ -15,9 +15,9 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from serfmp.client.address import join_host_port, port_number, split_host_port
 from serfmp.client.errors import (
@@ -30,7 +30,19 @@ from serfmp.client.errors import (
     ProtocolError,
 )
 from serfmp.client.protocol import RPC_VERSION, Conversation, Record, Reply
-from serfmp.client.records import Event, History, Member, field, to_event, to_history, to_members, to_stats
+from serfmp.client.records import (
+    Event,
+    History,
+    Member,
+    QueryAnswer,
+    QueryEvent,
+    field,
+    to_answer,
+    to_event,
+    to_history,
+    to_members,
+    to_stats,
+)
 from serfmp.errors import UserError
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
@@ -49,34 +61,53 @@ QUEUE_LIMIT: Final = 65536
 
 _CHUNK: Final = 256 * 1024
 
+T = TypeVar("T")
 
-class Stream(Iterator[Event]):
-    """The events of a subscription. Iterating waits for the next one, for ever; `next_event` waits with a limit."""
 
-    def __init__(self, client: Client, sequence: int) -> None:
+class _Records(Iterator[T]):
+    """Records of one subscription, made into values; iterating waits for the next one, for ever."""
+
+    def __init__(self, client: Client, sequence: int, make: Callable[[Any], T]) -> None:
         self._client = client
         self._sequence = sequence
-        self._events: deque[Event] = deque()
+        self._make = make
+        self._items: deque[T] = deque()
         self._ended = False
         self.dropped = 0
-        """Events that were dropped because nobody took them."""
+        """Records that were dropped because nobody took them."""
 
-    def __next__(self) -> Event:
-        event = self.next_event(None)
-        if event is None:
+    def __next__(self) -> T:
+        item = self._next(None)
+        if item is None:
             raise StopIteration
-        return event
+        return item
+
+    def _next(self, limit_s: float | None) -> T | None:
+        until = None if limit_s is None else time.monotonic() + limit_s
+        while not self._items and not self._ended:
+            if not self._client.wait_for_input(until):
+                return None
+        return self._items.popleft() if self._items else None
+
+    def take(self, record: Record) -> None:
+        """For the client: a record came."""
+        if self._ended:
+            return
+        if len(self._items) >= QUEUE_LIMIT:
+            self._items.popleft()
+            self.dropped += 1
+        self._items.append(self._make(record.body))
+
+
+class Stream(_Records[Event]):
+    """The events of a subscription. Iterating waits for the next one, for ever; `next_event` waits with a limit."""
 
     def next_event(self, limit_s: float | None) -> Event | None:
         """The next event; None if none came within `limit_s` seconds, or the stream was closed.
 
         Raises `ConnectionLostError` when the agent is gone and all events were taken.
         """
-        until = None if limit_s is None else time.monotonic() + limit_s
-        while not self._events and not self._ended:
-            if not self._client.wait_for_input(until):
-                return None
-        return self._events.popleft() if self._events else None
+        return self._next(limit_s)
 
     def close(self) -> None:
         """Tell the agent to send no more. Events that came before can still be taken."""
@@ -84,14 +115,43 @@ class Stream(Iterator[Event]):
             self._ended = True
             self._client.end_stream(self._sequence)
 
+
+class Query(_Records[QueryAnswer]):
+    """The answers to a query, as they come; iterating ends when the query is done."""
+
+    def next_answer(self, limit_s: float | None) -> QueryAnswer | None:
+        """The next ack or response; None if none came within `limit_s` seconds, or when the query is `done`.
+
+        Raises `ConnectionLostError` when the agent is gone and all answers were taken.
+        """
+        answer = self._next(limit_s)
+        return None if answer is None or answer.kind == "done" else answer
+
+    @property
+    def done(self) -> bool:
+        """Whether all answers were taken and no more will come."""
+        return self._ended and not self._items
+
+    def __next__(self) -> QueryAnswer:
+        answer = self.next_answer(None)
+        if answer is None:
+            raise StopIteration
+        return answer
+
     def take(self, record: Record) -> None:
         """For the client: a record came."""
-        if self._ended:
-            return
-        if len(self._events) >= QUEUE_LIMIT:
-            self._events.popleft()
-            self.dropped += 1
-        self._events.append(to_event(record.body))
+        answer = self._make(record.body)
+        if answer.kind == "done":
+            self._ended = True
+            self._client.forget_stream(self._sequence)
+        else:
+            super().take(record)
+
+    def close(self) -> None:
+        """Listen no more; the query itself runs to its end."""
+        self._ended = True
+        self._items.clear()
+        self._client.forget_stream(self._sequence)
 
 
 class Client:
@@ -102,7 +162,7 @@ class Client:
         self._conversation = Conversation()
         self._replies: dict[int, Reply] = {}
         self._waiting: set[int] = set()
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, Stream | Query] = {}
         self._lost: ClientError | None = None
         self._socket = _dial(address)
         try:
@@ -171,7 +231,8 @@ class Client:
         """Subscribe to events: `*`, `member-join`, `user`, `user:deploy`, joined by commas."""
         sequence = self._send("stream", {"Type": filters})
         # There before the answer: the first record may be in the same packet.
-        stream = self._streams[sequence] = Stream(self, sequence)
+        stream = Stream(self, sequence, to_event)
+        self._streams[sequence] = stream
         try:
             self._result(sequence, "stream", self._limit_s)
         except ClientError:
@@ -179,7 +240,50 @@ class Client:
             raise
         return stream
 
+    def query(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        nodes: Sequence[str] = (),
+        tags: Mapping[str, str] | None = None,
+        ack: bool = False,
+        relay_factor: int = 0,
+        timeout_s: float = 0.0,
+    ) -> Query:
+        """Ask the nodes with these names (none: all) whose tags match these expressions (RE2, unanchored).
+
+        `timeout_s` 0 is the agent's default. Each response comes once, and with `ack` each node's receipt, too.
+        """
+        body = {
+            "FilterNodes": list(nodes),
+            "FilterTags": dict(tags or {}),
+            "Name": name,
+            "Payload": payload,
+            "RelayFactor": relay_factor,
+            "RequestAck": ack,
+            "Timeout": int(timeout_s * 1e9),
+        }
+        sequence = self._send("query", body)
+        query = Query(self, sequence, to_answer)
+        self._streams[sequence] = query
+        try:
+            self._result(sequence, "query", self._limit_s)
+        except ClientError:
+            self._streams.pop(sequence, None)
+            raise
+        return query
+
+    def respond(self, query: QueryEvent | int, payload: bytes) -> None:
+        """Answer a query that came on a stream of this connection, by its event or its ID."""
+        number = query if isinstance(query, int) else query.id
+        self._call("respond", {"ID": number, "Payload": payload}, self._limit_s)
+
     # --- for streams --------------------------------------------------------------------------------------------------
+
+    def forget_stream(self, sequence: int) -> None:
+        """Nobody listens to these records any more."""
+        self._streams.pop(sequence, None)
 
     def end_stream(self, sequence: int) -> None:
         """Stop the subscription with this number; nothing is done on a lost connection."""

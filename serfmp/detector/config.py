@@ -140,6 +140,20 @@ class CoreConfig:
     """Slots of the ring of queries (spec serf.md 1)."""
     user_event_size_limit: int = 512
     """Bytes of a user event, before and after encoding (spec serf.md 8)."""
+    query_size_limit: int = 1024
+    """Bytes of an encoded query (spec serf.md 1)."""
+    query_response_size_limit: int = 1024
+    """Bytes of an encoded response, and of a relayed one (spec serf.md 1)."""
+    query_timeout_mult: int = 16
+    """Gossip intervals of the default time-out of queries, per digit of the cluster's size (spec serf.md 10.1)."""
+    resolve_name_conflicts: bool = True
+    """Whether the loser of a vote on its name shuts itself down (spec serf.md 7)."""
+    query_limit: int = 1024
+    """Own queries that run at once. Ours."""
+    open_query_limit: int = 4096
+    """Received queries that may still be answered. Ours."""
+    relay_rate: int = 1000
+    """Responses relayed for others in a second. Ours."""
     broadcast_timeout: float = 5.0
     """Longest wait for a notified broadcast (spec serf.md 1)."""
     leave_propagate_delay: float = 1.0

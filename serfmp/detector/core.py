@@ -34,19 +34,24 @@ from serfmp.detector.effects import (
     MemberEvent,
     MemberStatus,
     Plain,
+    QueryReceived,
+    QueryRequest,
     Record,
     Request,
     RequestId,
+    RespondRequest,
     WhyRequest,
 )
 from serfmp.detector.records import (
     RecordKind,
     Recovered,
+    SavedQuestion,
     SavedUserEvent,
     fields,
     past_event_fields,
     user_event_fields,
 )
+from serfmp.detector.serf.asking import Asked, ClientAsker
 from serfmp.detector.serf.layer import Serf
 from serfmp.detector.serf.leaving import Leaving
 from serfmp.detector.serf.removal import Removal
@@ -177,8 +182,14 @@ class Core:
                 self._leaving.request(id)
             case ForceLeaveRequest(node, prune):
                 self._removal.request(id, node, prune)
+            case QueryRequest():
+                self._query(id, request)
+            case RespondRequest(ltime, query_id, payload):
+                self._respond(id, ltime, query_id, payload)
             case WhyRequest(node):
                 self._why(id, node)
+            case _:
+                self._context.effects.append(Answer(id, None, "Unsupported command"))
 
     def acknowledge(self, consumer: str, sequence: int) -> None:
         """All events up to `sequence` are safe with the consumer (`rpc` or `dispatcher`)."""
@@ -221,6 +232,36 @@ class Core:
             else:
                 self._answered[id] = None
                 self._trim_answered()
+        self._context.effects.append(Answer(id, None, error))
+
+    def _query(self, id: RequestId, request: QueryRequest) -> None:
+        context, asking = self._context, self._serf.asking
+
+        def begun(asked: Asked) -> None:
+            value: Plain = {"ltime": asked.ltime, "id": asked.id, "seconds": asked.deadline - context.now}
+            context.effects.append(Answer(id, value))
+
+        running = asking.of_request(id)
+        if running is not None:
+            begun(running)
+        elif id in self._answered:
+            context.effects.append(Answer(id, None, "the query has ended while the detector was started again"))
+        else:
+            try:
+                asking.begin(request, ClientAsker(context, id), id, begun)
+            except UserError as fault:
+                context.effects.append(Answer(id, None, str(fault)))
+            else:
+                self._answered[id] = None
+                self._trim_answered()
+
+    def _respond(self, id: RequestId, ltime: int, query_id: int, payload: bytes) -> None:
+        error = ""
+        if id not in self._answered:
+            try:
+                self._serf.answering.respond(ltime, query_id, payload)
+            except UserError as fault:
+                error = str(fault)
         self._context.effects.append(Answer(id, None, error))
 
     def _why(self, id: RequestId, node: str) -> None:
@@ -321,6 +362,8 @@ class Core:
         for request in self._answered:
             yield (RecordKind.ANSWERED.value, *request)
         yield from self._event_records()
+        for ask in serf.asking.saved():
+            yield ask.fields()
         for consumer, sequence in serf.outbox.acknowledged.items():
             yield (RecordKind.ACKNOWLEDGED.value, consumer, sequence)
         yield (RecordKind.SEQUENCE.value, serf.outbox.sequence)
@@ -340,6 +383,8 @@ class Core:
         for event in self._serf.outbox.after(0):
             if isinstance(event, MemberEvent):
                 records[event.sequence] = past_event_fields(event)
+            elif isinstance(event, QueryReceived):
+                records[event.sequence] = fields(RecordKind.QUESTION, SavedQuestion.of_event(event))
             elif event.sequence not in records:
                 saved = SavedUserEvent(
                     event.sequence,
@@ -352,5 +397,8 @@ class Core:
                     request=None,
                 )
                 records[event.sequence] = user_event_fields(saved)
+        for question in self._serf.answering.saved():
+            if question.sequence:
+                records[question.sequence] = fields(RecordKind.QUESTION, question)
         for sequence in sorted(records):
             yield records[sequence]

@@ -108,8 +108,34 @@ class UserEventReceived:
     payload: bytes
     coalesce: bool
 
+    @property
+    def kind(self) -> EventKind:
+        """Always USER."""
+        return EventKind.USER
 
-Event = MemberEvent | UserEventReceived
+
+@dataclass(frozen=True, slots=True)
+class QueryReceived:
+    """A query reached this node, which its filters match (its own queries too); internal queries never show here.
+
+    It can be answered by its `ltime` and `id`, once, until `deadline` (seconds of the host's monotonic clock).
+    """
+
+    sequence: int
+    ltime: int
+    id: int
+    name: str
+    payload: bytes
+    source_node: str
+    deadline: float
+
+    @property
+    def kind(self) -> EventKind:
+        """Always QUERY."""
+        return EventKind.QUERY
+
+
+Event = MemberEvent | UserEventReceived | QueryReceived
 
 
 # --- effects ----------------------------------------------------------------------------------------------------------
@@ -211,6 +237,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryProgress:
+    """News of a running query, for whoever asked it: an `ack` or a `response` of a node, or that it is `done`."""
+
+    request: RequestId
+    kind: str
+    node: str = ""
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """A log line: level is one of TRACE DEBUG INFO WARN ERR, component as in Serf (`serf`, `memberlist`, `agent`)."""
 
@@ -247,6 +283,7 @@ Effect = (
     | MemberForgotten
     | LifecycleChanged
     | Answer
+    | QueryProgress
     | Log
     | Count
     | Gauge
@@ -296,4 +333,56 @@ class WhyRequest:
     node: str
 
 
-Request = JoinRequest | EventRequest | LeaveRequest | ForceLeaveRequest | WhyRequest
+@dataclass(frozen=True, slots=True)
+class QueryRequest:
+    """Ask the nodes that match all filters. Answer value: `ltime` and `id`; then `QueryProgress` until it is done.
+
+    `nodes`: names, empty: all. `tags`: expressions (RE2, unanchored) by tag. `timeout`: seconds, 0: the default.
+    """
+
+    name: str
+    payload: bytes
+    nodes: tuple[str, ...]
+    tags: Mapping[str, str]
+    ack: bool
+    relay_factor: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class RespondRequest:
+    """Answer a query that was received. Answered when it is sent; no value."""
+
+    ltime: int
+    id: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TagsRequest:
+    """Change the tags of the local node: first delete, then set. Answered when the news has spread; no value."""
+
+    set: Mapping[str, str]
+    delete: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeysRequest:
+    """Ask all members about keys. `operation`: install, use, remove, list; `key`: base64, empty for list."""
+
+    operation: str
+    key: str
+    relay_factor: int
+
+
+Request = (
+    JoinRequest
+    | EventRequest
+    | LeaveRequest
+    | ForceLeaveRequest
+    | WhyRequest
+    | QueryRequest
+    | RespondRequest
+    | TagsRequest
+    | KeysRequest
+)

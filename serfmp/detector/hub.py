@@ -126,6 +126,12 @@ class Hub:
         elif not self._in_order(consumer, answer) and len(consumer.answers) < ANSWER_LIMIT:
             consumer.answers.append(answer)
 
+    def news(self, name: str, generation: int, news: frames.QueryNews) -> None:
+        """Tell a consumer of its query, in order with its answers; one that cannot be reached may miss it."""
+        consumer = self._consumers.get(name)
+        if consumer is not None and consumer.live and consumer.generation == generation:
+            self._in_order(consumer, news)
+
     def pump(self) -> None:
         """Send events that wait in the outbox, as far as windows allow."""
         for consumer in self._consumers.values():

@@ -89,6 +89,7 @@ class Detector:
             fx.MemberForgotten: lambda effect: self._hub.row_gone(effect.name),
             fx.LifecycleChanged: self._lifecycle_changed,
             fx.Answer: self._answer,
+            fx.QueryProgress: self._query_progress,
             fx.Log: lambda effect: child.log(effect.level, effect.component, effect.text),
             fx.Count: self._count,
             fx.Gauge: self._gauge,
@@ -278,6 +279,10 @@ class Detector:
             self._child.send_control(answer)
         else:
             self._hub.answer(role, generation, answer)
+
+    def _query_progress(self, effect: fx.QueryProgress) -> None:
+        role, generation, number = effect.request
+        self._hub.news(role, generation, frames.QueryNews(number, effect.kind, effect.node, effect.payload))
 
     def _lifecycle_changed(self, effect: fx.LifecycleChanged) -> None:
         self._tell_state()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -27,6 +27,7 @@ from serfmp.detector.effects import (
     MemberEvent,
     MemberStatus,
     Plain,
+    QueryReceived,
     RequestId,
     UserEventReceived,
 )
@@ -61,6 +62,14 @@ class RecordKind(StrEnum):
     """Fields of a `SavedIntent`."""
     QUERY = "query"
     """Lamport time and ID of a query that was received."""
+    QUESTION = "question"
+    """Fields of a `SavedQuestion`: a query that was published, or may be answered."""
+    RESPONDED = "responded"
+    """Lamport time and ID of a query that was answered."""
+    ASK = "ask"
+    """Lamport time, ID, deadline of a client's query, and the request that began it."""
+    ASK_DONE = "ask-done"
+    """Lamport time and ID of a client's query that has ended."""
     ACKNOWLEDGED = "ack"
     """Consumer, sequence number."""
     SEQUENCE = "sequence"
@@ -124,6 +133,63 @@ class SavedUserEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedQuestion:
+    """A query that this node may answer. Sequence number 0: it is not published. Port 0: it cannot be answered."""
+
+    sequence: int
+    ltime: int
+    id: int
+    name: str
+    payload: bytes
+    source_node: str
+    address: bytes
+    port: int
+    relay_factor: int
+    deadline: float
+    answered: bool = False
+
+    def event(self) -> QueryReceived:
+        """As it is published."""
+        return QueryReceived(
+            self.sequence, self.ltime, self.id, self.name, self.payload, self.source_node, self.deadline
+        )
+
+    def as_answered(self) -> SavedQuestion:
+        """The same query once it was answered; its payload is not needed any more."""
+        return replace(self, answered=True)
+
+    @classmethod
+    def of_event(cls, event: QueryReceived) -> SavedQuestion:
+        """A published query of which only the event is left."""
+        return cls(
+            event.sequence,
+            event.ltime,
+            event.id,
+            event.name,
+            event.payload,
+            event.source_node,
+            b"",
+            0,
+            0,
+            event.deadline,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAsk:
+    """A client's query that runs."""
+
+    ltime: int
+    id: int
+    deadline: float
+    request: RequestId
+
+    def fields(self) -> tuple[Plain, ...]:
+        """The record."""
+        return (RecordKind.ASK.value, self.ltime, self.id, self.deadline, list(self.request))
+
+
+@dataclass(frozen=True, slots=True)
 class SavedIntent:
     """A remembered intent about an unknown node."""
 
@@ -133,7 +199,7 @@ class SavedIntent:
     time: float
 
 
-def fields(kind: RecordKind, saved: SavedNode | SavedMember | SavedIntent) -> tuple[Plain, ...]:
+def fields(kind: RecordKind, saved: SavedNode | SavedMember | SavedIntent | SavedQuestion) -> tuple[Plain, ...]:
     """A record of one of the flat dataclasses above."""
     return (kind.value, *astuple(saved))
 
@@ -189,6 +255,10 @@ class Recovered:
     events: list[Event] = field(default_factory=list)
     """Events in the order of their sequence numbers."""
     queries: list[tuple[int, int]] = field(default_factory=list)
+    questions: dict[tuple[int, int], SavedQuestion] = field(default_factory=dict)
+    """Queries that were published or may be answered, by Lamport time and ID, in the order of their records."""
+    asks: dict[tuple[int, int], SavedAsk] = field(default_factory=dict)
+    """Clients' queries that run, by Lamport time and ID."""
     acknowledged: dict[str, int] = field(default_factory=dict)
     sequence: int = 0
     lifecycle: Lifecycle = Lifecycle.ALIVE
@@ -228,14 +298,36 @@ class Recovered:
                 self._user_event(*values)
             case RecordKind.INTENT:
                 self.intents[values[0]] = SavedIntent(*values)
-            case RecordKind.QUERY:
-                ltime, query_id = values
-                self.queries.append((ltime, query_id))
             case RecordKind.ANSWERED:
                 role, generation, number = values
                 self.answered[role, generation, number] = None
+            case RecordKind.QUERY | RecordKind.QUESTION | RecordKind.RESPONDED | RecordKind.ASK | RecordKind.ASK_DONE:
+                self._apply_query(RecordKind(kind), *values)
             case other:
                 self._apply_figure(other, *values)
+
+    def _apply_query(self, kind: RecordKind, *values: Any) -> None:
+        match kind:
+            case RecordKind.QUERY:
+                ltime, query_id = values
+                self.queries.append((ltime, query_id))
+            case RecordKind.QUESTION:
+                question = SavedQuestion(*values)
+                self.questions[question.ltime, question.id] = question
+                if question.sequence:
+                    self._keep(question.event())
+            case RecordKind.RESPONDED:
+                ltime, query_id = values
+                question = self.questions[ltime, query_id]
+                self.questions[ltime, query_id] = question.as_answered()
+            case RecordKind.ASK:
+                ltime, query_id, deadline, asked = values
+                request = (asked[0], asked[1], asked[2])
+                self.asks[ltime, query_id] = SavedAsk(ltime, query_id, deadline, request)
+                self.answered[request] = None
+            case RecordKind.ASK_DONE:
+                ltime, query_id = values
+                self.asks.pop((ltime, query_id), None)
 
     def _apply_figure(self, kind: RecordKind, *values: Any) -> None:
         match kind:

@@ -20,7 +20,7 @@ from serfmp.agent.child import process_name
 from serfmp.agent.journal import Journal
 from serfmp.bus import frames
 from serfmp.bus.consumer import DetectorLink
-from serfmp.detector.effects import Event, UserEventReceived
+from serfmp.detector.effects import Event, QueryReceived, UserEventReceived
 from serfmp.events.claims import read_claims, remove_claims
 from serfmp.events.invocation import Invocation, event_label, script_input
 from serfmp.events.lanes import QUEUE_LIMIT, SIZE_LIMIT, Lanes
@@ -79,7 +79,7 @@ class Dispatcher:
             specs = []
         invocations = self._ledger.event(event.sequence, label, given, specs)
         self._link.acknowledge(event.sequence)
-        named = f"user-event: {event.name}" if isinstance(event, UserEventReceived) else label
+        named = _described(event)
         self._log("INFO", f"Received event: {named}")
         if invocations:
             for variable in given.unpassable:
@@ -208,6 +208,17 @@ class Dispatcher:
 
     def _log(self, level: str, text: str) -> None:
         self._child.log(level, "agent", text)
+
+
+def _described(event: Event) -> str:
+    """An event as the log names it."""
+    match event:
+        case UserEventReceived():
+            return f"user-event: {event.name}"
+        case QueryReceived():
+            return f"query: {event.name}"
+        case _:
+            return event.kind.label
 
 
 def main(child: Child) -> None:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from serfmp.detector.effects import Event, Member, UserEventReceived
+from serfmp.detector.effects import Event, Member, QueryReceived, UserEventReceived
 from serfmp.wire.address import to_text
 from serfmp.wire.errors import WireError
 
@@ -71,6 +71,10 @@ def script_input(event: Event, node: str, tags: Mapping[str, str]) -> ScriptInpu
         values["SERF_USER_EVENT"] = event.name
         values["SERF_USER_LTIME"] = str(event.ltime)
         stdin = _terminated(event.payload)
+    elif isinstance(event, QueryReceived):
+        values["SERF_QUERY_NAME"] = event.name
+        values["SERF_QUERY_LTIME"] = str(event.ltime)
+        stdin = _terminated(event.payload)
     else:
         stdin = b"".join(map(member_line, event.members))
     environment = {name: value for name, value in values.items() if "\0" not in value}
@@ -79,7 +83,7 @@ def script_input(event: Event, node: str, tags: Mapping[str, str]) -> ScriptInpu
 
 def event_label(event: Event) -> str:
     """The kind of an event as handlers see it."""
-    return "user" if isinstance(event, UserEventReceived) else event.kind.label
+    return event.kind.label
 
 
 def variable_name(tag: str) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from serfmp.detector.effects import Event, EventKind, UserEventReceived
+from serfmp.detector.effects import Event, EventKind, MemberEvent
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ class HandlerSpec:
         """Whether the handler runs for this event."""
         if self.kind is None:
             return True
-        if isinstance(event, UserEventReceived):
-            return self.kind is EventKind.USER and self.name in {"", event.name}
-        return self.kind is event.kind
+        if self.kind is not event.kind:
+            return False
+        return isinstance(event, MemberEvent) or self.name in {"", event.name}
 
 
 def parse_handlers(texts: Iterable[str]) -> tuple[HandlerSpec, ...]:

@@ -16,7 +16,9 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.sockets import join_host_port
+from serfmp.bus import frames
 from serfmp.bus.consumer import DetectorLink
+from serfmp.detector.effects import QueryReceived
 from serfmp.io import rpc_records
 from serfmp.io.rpc_commands import Commands
 from serfmp.io.rpc_connection import Connection
@@ -69,6 +71,9 @@ class Server:
     # --- the detector's stream ----------------------------------------------------------------------------------------
 
     def _on_frame(self, frame: Any) -> None:
+        if isinstance(frame, frames.QueryNews):
+            self._commands.news(frame)
+            return
         self._replica.take(frame)
         if self._replica.complete and not self._announced:
             self._announced = True
@@ -76,6 +81,9 @@ class Server:
             self._child.ready()
 
     def _on_event(self, event: Event) -> None:
+        if isinstance(event, QueryReceived):
+            self._on_query(event)
+            return
         record = b""
         for client in self._clients:
             for stream in client.streams.values():
@@ -84,6 +92,18 @@ class Server:
                     if not client.add_record(stream, record):
                         self.dropped += 1
                         self._log("WARN", f"Dropping event to ipc.client: {client.name}")
+        self._link.acknowledge(event.sequence)
+
+    def _on_query(self, event: QueryReceived) -> None:
+        """A query has an ID of its own on each stream; one whose time is over is of no use to anybody."""
+        if self._loop.clock() <= event.deadline:
+            for client in self._clients:
+                for stream in client.streams.values():
+                    if stream.wants(event):
+                        record = rpc_records.query(event, client.answerable.add(event))
+                        if not client.add_record(stream, record):
+                            self.dropped += 1
+                            self._log("WARN", f"Dropping event to ipc.client: {client.name}")
         self._link.acknowledge(event.sequence)
 
     # --- clients ------------------------------------------------------------------------------------------------------

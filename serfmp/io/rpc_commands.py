@@ -21,16 +21,25 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.sockets import join_host_port
-from serfmp.detector.effects import EventRequest, ForceLeaveRequest, JoinRequest, LeaveRequest, WhyRequest
+from serfmp.detector.effects import (
+    EventRequest,
+    ForceLeaveRequest,
+    JoinRequest,
+    LeaveRequest,
+    RespondRequest,
+    WhyRequest,
+)
 from serfmp.detector.effects import Request as CoreRequest
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
 from serfmp.io import rpc_protocol as protocol
 from serfmp.io import rpc_records
+from serfmp.io.rpc_queries import SentQueries, refusal, to_request
 from serfmp.io.rpc_streams import EventStream, parse_filters
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child
+    from serfmp.bus import frames
     from serfmp.bus.consumer import DetectorLink
     from serfmp.io.rpc_connection import Connection
     from serfmp.io.rpc_protocol import Request
@@ -63,6 +72,7 @@ class Commands:
         self._link = link
         self._replica = replica
         self._auth = child.config.rpc_auth.encode("utf-8", "surrogateescape")
+        self._sent = SentQueries(child.loop, self._record_dropped)
         self.under_way = 0
         """Requests that wait for the detector."""
         self._table: Final[dict[str, Callable[[Connection, Request], None]]] = {
@@ -77,6 +87,8 @@ class Commands:
             "stream": self._stream,
             "stop": self._stop,
             "stats": self._stats,
+            "query": self._query,
+            "respond": self._respond,
             "why": self._why,
         }
 
@@ -163,7 +175,7 @@ class Commands:
 
     def _stream(self, connection: Connection, request: Request) -> None:
         filters = parse_filters(request.body.type if isinstance(request.body, protocol.Stream) else "")
-        if request.sequence in connection.streams:
+        if request.sequence in connection.streams or request.sequence in connection.queries:
             connection.answer(request, "Stream with given sequence exists")
         elif filters is None:
             connection.answer(request, "Invalid event filter")
@@ -228,6 +240,51 @@ class Commands:
         asked = ForceLeaveRequest(wanted.node, wanted.prune)
         self._ask(asked, limit, lambda _value, error: connection.answer(request, error))
 
+    def news(self, news: frames.QueryNews) -> None:
+        """The detector tells of a client's query."""
+        self._sent.news(news)
+
+    def _query(self, connection: Connection, request: Request) -> None:
+        asked = to_request(request.body if isinstance(request.body, protocol.Query) else protocol.Query())
+        if self._child.log_sink.enabled("DEBUG"):
+            payload = asked.payload.decode("utf-8", "backslashreplace")
+            self._agent_log("DEBUG", f'Requesting query send: {asked.name}. Payload: "{payload}"')
+        error = refusal(asked)
+        if error:
+            connection.answer(request, error)
+            return
+        if request.sequence in connection.streams or request.sequence in connection.queries:
+            connection.answer(request, "Stream with given sequence exists")
+            return
+        numbers: list[int] = []
+
+        def answered(value: Any, error: str) -> None:
+            if error:
+                self._agent_log("WARN", f"failed to start user query: {error}")
+                connection.answer(request, error)
+                return
+            # The success header comes before the first record.
+            connection.answer(request)
+            if numbers and connection.open:
+                self._sent.begin(numbers[0], connection, request.sequence, value["seconds"])
+
+        numbers.append(self._ask(asked, REQUEST_LIMIT, answered))
+
+    def _respond(self, connection: Connection, request: Request) -> None:
+        body = request.body if isinstance(request.body, protocol.Respond) else protocol.Respond()
+        found = connection.answerable.find(body.id, self._child.loop.clock())
+        if found is None:
+            connection.answer(request, "No pending queries matching ID")
+            return
+
+        def answered(_value: Any, error: str) -> None:
+            connection.answer(request, error and f"failed to respond to key query: {error}")
+
+        self._ask(RespondRequest(*found, body.payload), REQUEST_LIMIT, answered)
+
+    def _record_dropped(self, connection: Connection, what: str) -> None:
+        self._log("WARN", f"Dropping {what} to ipc.client: {connection.name}")
+
     def _why(self, connection: Connection, request: Request) -> None:
         """An extension: the evidence behind a node's state. Times leave as seconds since the epoch."""
         node = (request.body.node if isinstance(request.body, protocol.Why) else "") or self._child.config.node
@@ -256,7 +313,7 @@ class Commands:
 
         self._ask(WhyRequest(node), REQUEST_LIMIT, answered)
 
-    def _ask(self, request: CoreRequest, limit: float, answered: Answered) -> None:
+    def _ask(self, request: CoreRequest, limit: float, answered: Answered) -> int:
         """Ask the detector; `answered` is called once, with an error if there is no answer within `limit` seconds."""
         self.under_way += 1
         open_ = [answered]
@@ -269,7 +326,7 @@ class Commands:
 
         error = f"the detector did not answer within {limit:g} s"
         timer = self._child.loop.call_later(limit, lambda: once(None, error))
-        self._link.ask(request, once)
+        return self._link.ask(request, once)
 
     def _log(self, level: str, text: str) -> None:
         self._child.log(level, "agent.ipc", text)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from serfmp.bus.loop import ERROR, READ, WRITE
 from serfmp.io import rpc_records
 from serfmp.io.rpc_protocol import Request, RequestReader
+from serfmp.io.rpc_queries import AnswerableQueries
 from serfmp.io.rpc_reader import MalformedError
 from serfmp.io.rpc_streams import EventStream
 
@@ -84,6 +85,10 @@ class Connection:
         self.handshaken = False
         self.authenticated = False
         self.streams: dict[int, EventStream] = {}
+        """Subscriptions to events, by the number of their requests."""
+        self.queries: dict[int, EventStream] = {}
+        """Records of running queries, by the number of their requests."""
+        self.answerable = AnswerableQueries()
         self.open = True
         self._loop = loop
         self._sock = sock
@@ -108,7 +113,10 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way and nothing waits to be written."""
-        return not self._busy and not self._out and not any(stream.records for stream in self.streams.values())
+        return not self._busy and not self._out and not any(stream.records for stream in self._all_streams())
+
+    def _all_streams(self) -> list[EventStream]:
+        return [*self.streams.values(), *self.queries.values()] if self.queries else list(self.streams.values())
 
     def answer(self, request: Request, error: str = "", body: bytes = b"") -> None:
         """Answer a request, and go on with the next one."""
@@ -145,6 +153,7 @@ class Connection:
         self._ending = True
         self._pending.clear()
         self.streams.clear()
+        self.queries.clear()
         self._loop.call_later(LAST_WRITE_LIMIT, self.close)
         self._mark(self)
 
@@ -157,6 +166,7 @@ class Connection:
             self._out.clear()
             self._pending.clear()
             self.streams.clear()
+            self.queries.clear()
             self._closed(self)
 
     def flush(self) -> None:
@@ -269,13 +279,15 @@ class Connection:
 
     def _fill(self) -> None:
         """Move records of streams, one from each in turn, to the output while there is room."""
-        waiting = [stream for stream in self.streams.values() if stream.records]
+        waiting = [stream for stream in self._all_streams() if stream.records]
         while waiting and self._out_size < STREAM_ROOM:
             for stream in waiting:
                 for part in (stream.header, stream.records.popleft()):
                     self._out.append(memoryview(part))
                     self._out_size += len(part)
             waiting = [stream for stream in waiting if stream.records]
+        for sequence in [number for number, stream in self.queries.items() if stream.ended and not stream.records]:
+            del self.queries[sequence]
 
     def _sent(self, count: int) -> None:
         self._out_size -= count
@@ -288,7 +300,7 @@ class Connection:
             self._out.popleft()
 
     def _failed(self, error: OSError) -> None:
-        waiting = next((stream for stream in self.streams.values() if stream.records), None)
+        waiting = next((stream for stream in self._all_streams() if stream.records), None)
         if waiting is not None:
             reason = os.strerror(error.errno or 0).lower()
             self._log("ERR", f"Failed to stream event to ipc.client: {self.name}: {reason}")

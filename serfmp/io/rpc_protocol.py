@@ -20,6 +20,7 @@ from serfmp.io.rpc_reader import MalformedError, ValueReader
 
 SEQUENCE_MAX: Final = 2**64 - 1
 VERSION_MAX: Final = 2**31 - 1
+FACTOR_MAX: Final = 255
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
@@ -88,6 +89,27 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """A query to send. `timeout`: nanoseconds, 0 for the default."""
+
+    nodes: tuple[str, ...] = ()
+    tags: tuple[tuple[str, str], ...] = ()
+    ack: bool = False
+    relay_factor: int = 0
+    timeout: int = 0
+    name: str = ""
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """The answer to a query of this connection."""
+
+    id: int = 0
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Why:
     """The node whose history is asked for; empty: the agent's own. An extension."""
 
@@ -99,7 +121,9 @@ class Nothing:
     """No body, or one of a command that this version does not carry out."""
 
 
-Body = Handshake | Auth | UserEvent | Join | ForceLeave | MembersFiltered | Stream | Stop | Why | Nothing
+Body = (
+    Handshake | Auth | UserEvent | Join | ForceLeave | MembersFiltered | Stream | Stop | Query | Respond | Why | Nothing
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +185,14 @@ def _version(value: Any) -> int:
     return _whole(value, -VERSION_MAX - 1, VERSION_MAX)
 
 
+def _factor(value: Any) -> int:
+    return _whole(value, 0, FACTOR_MAX)
+
+
+def _nanoseconds(value: Any) -> int:
+    return _whole(value, -(2**63), 2**63 - 1)
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise MalformedError(f"a {type(value).__name__} where a list belongs")
@@ -186,14 +218,25 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
     "members-filtered": (MembersFiltered, (("Tags", _pairs), ("Status", _text), ("Name", _text))),
     "stream": (Stream, (("Type", _text),)),
     "stop": (Stop, (("Stop", _sequence),)),
+    "query": (
+        Query,
+        (
+            ("FilterNodes", _texts),
+            ("FilterTags", _pairs),
+            ("RequestAck", _boolean),
+            ("RelayFactor", _factor),
+            ("Timeout", _nanoseconds),
+            ("Name", _text),
+            ("Payload", _bytes),
+        ),
+    ),
+    "respond": (Respond, (("ID", _sequence), ("Payload", _bytes))),
     "why": (Why, (("Node", _text),)),
     # Not carried out by this version, but read.
     **dict.fromkeys(
         (
             "tags",
             "monitor",
-            "query",
-            "respond",
             "install-key",
             "use-key",
             "remove-key",

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgpack
 
-from serfmp.detector.effects import Event, EventKind, Member, MemberEvent
+from serfmp.detector.effects import Event, EventKind, Member, MemberEvent, QueryReceived
+from serfmp.errors import InternalError
 
 _EVENT_MEMBERS: Final = b"\x82\xa5Event"
 _MEMBERS_KEY: Final = b"\xa7Members"
@@ -61,6 +62,8 @@ def event(happened: Event) -> bytes:
     if isinstance(happened, MemberEvent):
         rows = [member(row) for row in happened.members]
         return _EVENT_MEMBERS + pack(happened.kind.label) + _MEMBERS_KEY + _array(len(rows)) + b"".join(rows)
+    if isinstance(happened, QueryReceived):
+        raise InternalError("a query's record has an ID of its connection: see query")
     return pack(
         {
             "Coalesce": happened.coalesce,
@@ -70,6 +73,24 @@ def event(happened: Event) -> bytes:
             "Payload": happened.payload or None,
         }
     )
+
+
+def query(happened: QueryReceived, id: int) -> bytes:
+    """The record of a query that arrived, without its header; `id` is what an answer names."""
+    return pack(
+        {
+            "Event": EventKind.QUERY.label,
+            "ID": id,
+            "LTime": happened.ltime,
+            "Name": happened.name,
+            "Payload": happened.payload or None,
+        }
+    )
+
+
+def answer(kind: str, node: str, payload: bytes) -> bytes:
+    """The record of an ack, a response or the end of a query, without its header."""
+    return pack({"From": node, "Payload": payload or None, "Type": kind})
 
 
 def _array(count: int) -> bytes:

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from serfmp.detector.effects import Event, EventKind, UserEventReceived
+from serfmp.detector.effects import Event, EventKind, MemberEvent
 from serfmp.io import rpc_records
 
 QUEUE_LIMIT: Final = 512
@@ -35,9 +35,9 @@ class EventFilter:
         """Whether this event is wanted."""
         if self.kind is None:
             return True
-        if isinstance(event, UserEventReceived):
-            return self.kind is EventKind.USER and self.name in {"", event.name}
-        return self.kind is event.kind
+        if self.kind is not event.kind:
+            return False
+        return isinstance(event, MemberEvent) or self.name in {"", event.name}
 
 
 def parse_filters(text: str) -> tuple[EventFilter, ...] | None:
@@ -60,7 +60,7 @@ def _parse(text: str) -> EventFilter | None:
 class EventStream:
     """One subscription of one client."""
 
-    __slots__ = ("_filters", "dropped", "header", "records", "sequence")
+    __slots__ = ("_filters", "dropped", "ended", "header", "records", "sequence")
 
     def __init__(self, sequence: int, filters: tuple[EventFilter, ...]) -> None:
         self.sequence = sequence
@@ -70,6 +70,8 @@ class EventStream:
         self.records: deque[bytes] = deque()
         """Records that wait, without their headers."""
         self.dropped = 0
+        self.ended = False
+        """Nothing more will be added: it goes once its records are written."""
 
     def wants(self, event: Event) -> bool:
         """Whether a filter matches the event."""

@@ -22,6 +22,7 @@ from serfmp.detector.effects import (
     MemberEvent,
     MemberStatus,
     Plain,
+    QueryReceived,
     SendPacket,
     UserEventReceived,
 )
@@ -192,6 +193,8 @@ class Invariants:
                     before = "nothing" if last is None else last.label
                     self._fail(host, "I7, P13", f"{event.kind.label} of {member.name} follows {before}")
                 seen.kinds[consumer][member.name] = event.kind
+        elif isinstance(event, QueryReceived):
+            self._took_query(host, seen, consumer, event)
         else:
             self._took_user_event(host, seen, consumer, event)
 
@@ -199,6 +202,12 @@ class Invariants:
         key = (event.ltime, event.name, event.payload)
         if key in seen.delivered[consumer]:
             self._fail(host, "P14", f"{consumer} got {event.name} of time {event.ltime} twice")
+        seen.delivered[consumer].add(key)
+
+    def _took_query(self, host: Host, seen: _Seen, consumer: str, event: QueryReceived) -> None:
+        key = (event.ltime, "", event.id.to_bytes(4))
+        if key in seen.delivered[consumer]:
+            self._fail(host, "P18", f"{consumer} got query {event.name} of time {event.ltime} twice")
         seen.delivered[consumer].add(key)
 
     # --- turns --------------------------------------------------------------------------------------------------------

@@ -11,13 +11,17 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from serfmp.detector.effects import Lifecycle, LifecycleChanged, MemberStatus, Record
 from serfmp.detector.records import RecordKind, Recovered
+from serfmp.detector.serf.answering import Answering
+from serfmp.detector.serf.asking import Asking
 from serfmp.detector.serf.clock import LamportClock
+from serfmp.detector.serf.conflicts import NAME, Conflicts
 from serfmp.detector.serf.intents import RecentIntents
+from serfmp.detector.serf.internal import InternalQueries
 from serfmp.detector.serf.members import Members
 from serfmp.detector.serf.outbox import Outbox
 from serfmp.detector.serf.queries import Queries
@@ -33,15 +37,26 @@ from serfmp.wire.serf_messages import (
     JoinIntent,
     LeaveIntent,
     Query,
+    QueryResponse,
+    Relay,
     SerfType,
     UserEvent,
     decode_serf,
     encode_serf,
 )
 from serfmp.wire.serf_state import STATE_TYPE, PushPullState, decode_push_pull_state, encode_push_pull_state
+from serfmp.wire.tags import decode_tags
 
-_GOSSIPED: Final = frozenset({SerfType.LEAVE, SerfType.JOIN, SerfType.USER_EVENT, SerfType.QUERY})
-_DIRECT: Final = frozenset({SerfType.QUERY_RESPONSE, SerfType.RELAY})
+_KNOWN: Final = frozenset(
+    {
+        SerfType.LEAVE,
+        SerfType.JOIN,
+        SerfType.USER_EVENT,
+        SerfType.QUERY,
+        SerfType.QUERY_RESPONSE,
+        SerfType.RELAY,
+    }
+)
 
 
 class Serf:
@@ -74,7 +89,21 @@ class Serf:
         query_queue = gossip.add_queue("Query", population, config.queue_depth_limit)
         event_queue = gossip.add_queue("Event", population, config.queue_depth_limit)
         self.events = UserEvents(context, gossip, event_queue, self.outbox, event_clock)
-        self.queries = Queries(context, gossip, query_queue, query_clock)
+        self.asking = Asking(context, query_clock, gossip.live_nodes, self._take_own_query)
+        self.answering = Answering(context, gossip, self.members, self.asking.collect)
+        self.internal = InternalQueries(context)
+        self.conflicts = Conflicts(context, self.members, self.asking, self._give_up)
+        self.internal.add(NAME, self.conflicts.answer)
+        self.queries = Queries(
+            context,
+            gossip,
+            query_queue,
+            query_clock,
+            self.outbox,
+            self.answering,
+            self.internal,
+            self.own_tags,
+        )
         for row in saved.members.values():
             self.clock.witness(row.status_ltime)
         for intent in saved.intents.values():
@@ -85,6 +114,8 @@ class Serf:
             query_clock.witness(ltime)
         self.events.restore(saved)
         self.queries.restore(saved.queries)
+        self.answering.restore(saved.questions.values())
+        self.asking.restore(saved.asks.values())
         self._deep: set[str] = set()
         Ticker(context.timers, context.time, context.rng, config.reap_interval, self._tidy)
         Ticker(context.timers, context.time, context.rng, config.queue_check_interval, self._watch_queues)
@@ -99,6 +130,18 @@ class Serf:
         self.lifecycle = state
         self._context.effects.append(Record((RecordKind.LIFECYCLE.value, state.value, self.leave_ltime)))
         self._context.effects.append(LifecycleChanged(state))
+
+    def own_tags(self) -> Mapping[str, str]:
+        """The tags of the local node as they are now."""
+        row = self.members.get(self._context.config.node)
+        return self._context.config.tags if row is None else decode_tags(row.meta)
+
+    def _take_own_query(self, query: Query, encoded: bytes) -> None:
+        self.queries.receive(query, encoded)
+
+    def _give_up(self) -> None:
+        """The local node has no right to its name."""
+        self.set_lifecycle(Lifecycle.SHUTDOWN)
 
     # --- notices of SWIM ----------------------------------------------------------------------------------------------
 
@@ -118,10 +161,12 @@ class Serf:
         """See `Delegate`; spec serf.md 7."""
         theirs = f"{to_text(address)}:{port}"
         if record.name == self._context.config.node:
-            text = (
-                f"Node name conflicts with another node at {theirs}. Names must be unique! (Resolution enabled: false)"
-            )
+            resolve = self._context.config.resolve_name_conflicts
+            enabled = f"(Resolution enabled: {str(resolve).lower()})"
+            text = f"Node name conflicts with another node at {theirs}. Names must be unique! {enabled}"
             self._context.log("ERR", "serf", text)
+            if resolve and self.lifecycle is Lifecycle.ALIVE:
+                self.conflicts.begin(address, port)
         else:
             both = f"both {record.endpoint[0]}:{record.port} and {theirs}"
             self._context.log("WARN", "serf", f"Name conflict for '{record.name}' {both} are claiming")
@@ -133,10 +178,7 @@ class Serf:
         if not payload:
             return
         kind = payload[0]
-        if kind in _DIRECT:
-            self._context.count("serfmp.query.unasked")
-            return
-        if kind not in _GOSSIPED:
+        if kind not in _KNOWN:
             self._context.count("serfmp.refused.serf_type")
             if not self._context.quiet("unknown type"):
                 self._context.log("WARN", "serf", f"Received message of unknown type: {kind}")
@@ -153,6 +195,10 @@ class Serf:
                 self.events.receive(message, payload)
             case Query():
                 self.queries.receive(message, payload)
+            case QueryResponse():
+                self.asking.collect(message)
+            case Relay():
+                self.answering.relay(message)
             case JoinIntent(ltime, node):
                 if self.members.join_intent(ltime, node):
                     self._queue_intent(payload)

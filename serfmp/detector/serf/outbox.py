@@ -22,7 +22,9 @@ from serfmp.detector.records import (
     RecordKind,
     Recovered,
     SavedMember,
+    SavedQuestion,
     SavedUserEvent,
+    fields,
     member_event_fields,
     member_of,
     user_event_fields,
@@ -66,6 +68,12 @@ class Outbox:
         """Publish a user event that was saved with the sequence number `next_sequence`."""
         self.sequence = saved.sequence
         self._context.effects.append(Record(user_event_fields(saved)))
+        self._publish(saved.event())
+
+    def query_event(self, saved: SavedQuestion) -> None:
+        """Publish a query that was saved with the sequence number `next_sequence`."""
+        self.sequence = saved.sequence
+        self._context.effects.append(Record(fields(RecordKind.QUESTION, saved)))
         self._publish(saved.event())
 
     @property

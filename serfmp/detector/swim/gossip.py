@@ -185,6 +185,10 @@ class Gossip:
 
         return self._table.choose(wanted, accept)
 
+    def live_nodes(self) -> int:
+        """How many nodes are alive or suspect, the local one included."""
+        return sum(not record.gone for record in self._table)
+
     def direct(self, endpoint: Endpoint, message: bytes) -> None:
         """Send one message to one node, without anything else."""
         self._context.effects.append(SendPacket(endpoint, (message,), checksum=False))
