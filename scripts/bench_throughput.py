@@ -1,0 +1,196 @@
+"""How many handlers that run `true` an agent gets through in a second, ours beside the real one, and whether it grows.
+
+Each agent is alone, with one handler entry and then with eight, which ours runs beside each other. Both log at DEBUG,
+where each ended script gives one line: the lines are counted, from the first event sent to the last line. Rounds of the
+two alternate. Besides the rates stand the processor times per script, of the agent and of the scripts themselves: two
+processors that spend `s` milliseconds on a script can start at most 2000 / s of them, whoever starts them.
+
+Then 20,000 scripts run at ours, with a look at every process of the agent after each 2,000: descriptors, processes and
+memory may not have a slope.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import psutil
+
+from scripts.proofs.cluster import workplace
+from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser
+from tests.harness import Agent, Launcher, eventually
+
+MARK = "script output:"
+RATIO = 2.0
+ENTRIES = (1, 8)
+DEADLINE_S = 300.0
+SETTLE_S = 2.0
+"""After the last script, before a look: results are recorded and groups collected."""
+
+MEMORY_SLOPE = 64.0
+"""Bytes of private memory per script that count as noise: pages come and go whole."""
+
+SKIPPED = 3
+"""First looks that are no part of a slope: buffers and allocators find their size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Rounds, scripts of a round, and scripts and looks of the run for growth."""
+
+    rounds: int = 3
+    scripts: int = 2000
+    growth: int = 20_000
+    looks: int = 10
+
+
+SHORT = Options(rounds=1, scripts=800, growth=6000, looks=6)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Scripts per second, and milliseconds of processor time per script."""
+
+    rate: float
+    own_ms: float
+    script_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All processes of the agent at one time; memory in bytes, private and dirty."""
+
+    scripts: int
+    descriptors: Counter[str]
+    memory: Counter[str]
+    processes: int
+
+
+def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
+    """Run it."""
+    report = Report(f"handlers that run true, lone agents, {psutil.cpu_count()} processors")
+    for entries in ENTRIES:
+        rounds: dict[str, list[Round]] = {"serfmp": [], "serf": []}
+        for number in range(options.rounds):
+            for kind, many in rounds.items():
+                many.append(_round(launch, kind, entries, options.scripts // entries))
+                progress.say(f"{entries} entries, round {number + 1}: {kind} {many[-1].rate:.0f} a second")
+        for kind, many in rounds.items():
+            label = f"{entries} entries: {kind}"
+            report.tell(f"{label}: scripts per second (median)", statistics.median(one.rate for one in many))
+            report.tell(f"{label}: ms of the agent per script", statistics.median(one.own_ms for one in many))
+            report.tell(f"{label}: ms of the script itself", statistics.median(one.script_ms for one in many))
+        ours, real = (statistics.median(one.rate for one in many) for many in rounds.values())
+        if entries == max(ENTRIES):
+            report.require(f"{entries} entries: ratio", ours / real, f">= {RATIO:g}", ours >= RATIO * real)
+        else:
+            report.tell(f"{entries} entries: ratio", ours / real)
+    _grow(launch, report, options, progress)
+    return report
+
+
+def _round(launch: Launcher, kind: str, entries: int, events: int) -> Round:
+    begin = launch.serfmp if kind == "serfmp" else launch.serf
+    agent = begin(kind, handlers=["user:t=true"] * entries, profile="lan", log_level="DEBUG")
+    try:
+        before = _processor_times(agent)
+        began = time.monotonic()
+        _run(agent, entries, events)
+        took = time.monotonic() - began
+        after = _processor_times(agent)
+    finally:
+        agent.close()
+    scripts = entries * events
+    own, children = (1000 * (after[n] - before[n]) / scripts for n in range(2))
+    return Round(scripts / took, own, children)
+
+
+def _run(agent: Agent, entries: int, events: int) -> None:
+    """Send events, and wait until every handler has run for each."""
+    ended = agent.log().count(MARK) + entries * events
+    client = agent.client()
+    for _ in range(events):
+        client.event("t")
+    eventually(lambda: agent.log().count(MARK) >= ended, DEADLINE_S, "all scripts ended", interval_s=0.02)
+
+
+def _processor_times(agent: Agent) -> tuple[float, float]:
+    """Seconds so far: of the agent's processes, and of those that have ended below them."""
+    own = children = 0.0
+    for process in _processes(agent):
+        times = process.cpu_times()
+        own += times.user + times.system
+        children += times.children_user + times.children_system
+    return own, children
+
+
+def _processes(agent: Agent) -> list[psutil.Process]:
+    root = psutil.Process(agent.pid)
+    return [root, *root.children(recursive=True)]
+
+
+def _grow(launch: Launcher, report: Report, options: Options, progress: Progress) -> None:
+    entries = max(ENTRIES)
+    agent = launch.serfmp("growing", handlers=["user:t=true"] * entries, profile="lan", log_level="DEBUG")
+    step = options.growth // options.looks
+    looks = []
+    for number in range(1, options.looks + 1):
+        _run(agent, entries, step // entries)
+        time.sleep(SETTLE_S)
+        looks.append(_look(agent, number * step))
+        memory = looks[-1].memory.total() / 2**20
+        progress.say(
+            f"{looks[-1].scripts} scripts: {looks[-1].processes} processes, "
+            f"{looks[-1].descriptors.total()} descriptors, {memory:.1f} MiB"
+        )
+    counted = looks[min(SKIPPED, options.looks - 2) :]
+    report.tell("growth: scripts", looks[-1].scripts)
+    report.tell("growth: private memory at the end, MiB", looks[-1].memory.total() / 2**20)
+    for name in sorted(looks[-1].descriptors):
+        slope = _slope(counted, [look.descriptors[name] for look in counted])
+        report.require(f"growth: {name}: descriptors per 1000 scripts", slope * 1000, "<= 0.1", slope * 1000 <= 0.1)
+        slope = _slope(counted, [look.memory[name] for look in counted])
+        report.require(f"growth: {name}: bytes per script", slope, f"<= {MEMORY_SLOPE:g}", slope <= MEMORY_SLOPE)
+    more = looks[-1].processes - looks[0].processes
+    report.require("growth: processes more than at the first look", more, "<= 0", more <= 0)
+
+
+def _look(agent: Agent, scripts: int) -> Look:
+    descriptors: Counter[str] = Counter()
+    memory: Counter[str] = Counter()
+    found = _processes(agent)
+    for process in found:
+        # Titles are `serfmp: worker-0 (node)`.
+        name = (process.cmdline() or [process.name()])[0].split(" ")[1:2]
+        label = name[0] if name else "supervisor"
+        descriptors[label] += process.num_fds()
+        memory[label] += process.memory_full_info().uss
+    return Look(scripts, descriptors, memory, len(found))
+
+
+def _slope(looks: list[Look], values: list[int]) -> float:
+    """Per script, by the least squares."""
+    return statistics.linear_regression([look.scripts for look in looks], values).slope
+
+
+def main() -> int:
+    """The command line."""
+    arguments = parser("How many handlers that run true an agent gets through, and whether it grows.")
+    arguments.add_argument("--scripts", type=int, default=None, help="of a round (2000; short: 800)")
+    arguments.add_argument(
+        "--growth", type=int, default=None, help="scripts of the run for growth (20000; short: 6000)"
+    )
+    given = arguments.parse_args()
+    options = SHORT if given.short else Options()
+    options = replace(options, scripts=given.scripts or options.scripts, growth=given.growth or options.growth)
+    end_on_terminate()
+    with workplace(given.keep) as place:
+        report = prove(place.launch, options, Progress())
+    return conclude(report, given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
