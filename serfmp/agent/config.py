@@ -50,6 +50,8 @@ class AgentConfig:
     compression: bool = True
     workers: int = 2
     """Processes that run handler scripts."""
+    script_grace: float = 3.0
+    """Seconds that running handler scripts get when the agent stops, before their process groups are ended."""
     start_method: str = "fork"
     """How children start: `fork`, or `exec` for platforms where fork is unsafe."""
     runtime_directory: str = ""

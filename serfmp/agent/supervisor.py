@@ -67,9 +67,6 @@ RESTART_DELAY_LIMIT: Final = 2.0
 START_LIMIT: Final = 20.0
 """Seconds within which all processes must serve."""
 
-SCRIPT_GRACE: Final = 3.0
-"""Seconds that running handler scripts get when the agent stops."""
-
 STOP_GRACE: Final = 1.0
 """Seconds that the other children get to finish what they hold."""
 
@@ -79,8 +76,11 @@ SAME_SIGNAL: Final = 0.05
 CORE_ROLES: Final = frozenset({"gossip", "detector"})
 """They end when the others have ended."""
 
-STOP_LIMIT: Final = 7.0
-"""Seconds within which all children must have ended after a stop; then they are killed."""
+END_TIME: Final = 3.0
+"""Seconds that workers need to end scripts when their grace is over: TERM, and KILL for those that ignore it."""
+
+STOP_MARGIN: Final = 4.0
+"""Seconds beyond the grace of scripts within which all children must have ended after a stop; then they are killed."""
 
 LEAVE_MARGIN: Final = 3.0
 """Seconds that a leave may take beyond its two broadcasts: the propagate delay and a restart of the detector."""
@@ -387,10 +387,13 @@ class Supervisor:
         self._log("INFO", "agent", "requesting serf shutdown")
         if self.exit_code:
             self._log("WARN", "serf", "Shutdown without a Leave")
+        grace = self.config.script_grace
+        # The dispatcher stays for the ends of all scripts, so that the log tells them.
+        graces = {"worker": grace, "dispatcher": grace + END_TIME}
         for process in self._processes:
             if process.role not in CORE_ROLES:
-                process.send(frames.Stop(SCRIPT_GRACE if process.role == "worker" else STOP_GRACE))
-        self.loop.call_later(STOP_LIMIT, self._kill_rest)
+                process.send(frames.Stop(graces.get(process.role, STOP_GRACE)))
+        self.loop.call_later(grace + STOP_MARGIN, lambda: self._kill_rest(grace + STOP_MARGIN))
         self._go_on_stopping()
 
     def _go_on_stopping(self) -> None:
@@ -403,10 +406,10 @@ class Supervisor:
             for process in running:
                 process.send(frames.Stop(STOP_GRACE))
 
-    def _kill_rest(self) -> None:
+    def _kill_rest(self, limit: float) -> None:
         for process in self._processes:
             if process.running:
-                self._log("WARN", "agent", f"{process.name} did not stop within {STOP_LIMIT:.0f} s and was killed")
+                self._log("WARN", "agent", f"{process.name} did not stop within {limit:.0f} s and was killed")
                 process.signal(signal.SIGKILL)
 
     # --- signals ------------------------------------------------------------------------------------------------------

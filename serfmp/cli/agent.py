@@ -31,6 +31,8 @@ START_METHODS: Final = ("fork", "exec")
 DEFAULT_BIND: Final = "0.0.0.0"
 DEFAULT_BROADCAST_TIMEOUT_S: Final = 5.0
 BROADCAST_TIMEOUT_MIN_S: Final = 1.0
+DEFAULT_SCRIPT_GRACE_S: Final = 3.0
+SCRIPT_GRACE_MAX_S: Final = 3600.0
 DEFAULT_WORKERS: Final = 2
 WORKERS_MAX: Final = 64
 
@@ -101,6 +103,11 @@ COMMAND: Final = GoCommand(
             "directory.",
             shown="runtime-dir=path",
         ),
+        flag(
+            "script-grace",
+            "How long running handlers may go on when the agent stops, before they are ended: TERM, two seconds, KILL.",
+            shown="script-grace=3s",
+        ),
         flag("start-method", "How processes are started: fork or exec.", shown="start-method=fork"),
         flag("tag", "Tag of this node. May be given several times.", many=True, shown="tag key=value"),
         flag("workers", "Processes that run handlers.", kind=INTEGER, default=DEFAULT_WORKERS, shown="workers=2"),
@@ -150,6 +157,7 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
     advertise = values["advertise"]
     advertise_host, advertise_port = _address(advertise, 0, "advertise") if advertise else ("", 0)
     encrypt_key = _encrypt_key(values["encrypt"])
+    script_grace = _script_grace(values["script_grace"])
     profile = values["profile"] or PROFILES[0]
     if profile not in PROFILES:
         raise UserError(f"Unknown profile: {profile}")
@@ -179,6 +187,7 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
         start_method=method,
         runtime_directory=values["runtime_dir"],
         broadcast_timeout=broadcast_timeout,
+        script_grace=script_grace,
     )
 
 
@@ -233,6 +242,18 @@ def _broadcast_timeout(text: str) -> float:
         return parse_duration(text) or DEFAULT_BROADCAST_TIMEOUT_S
     except UserError as error:
         raise UserError(f"Error: {error}") from None
+
+
+def _script_grace(text: str) -> float:
+    if not text:
+        return DEFAULT_SCRIPT_GRACE_S
+    try:
+        seconds = parse_duration(text)
+    except UserError as error:
+        raise UserError(f"Invalid script grace: {error}") from None
+    if not 0 <= seconds <= SCRIPT_GRACE_MAX_S:
+        raise UserError(f"Invalid script grace: {text}. It must be in range: [0s, {SCRIPT_GRACE_MAX_S:.0f}s]")
+    return seconds
 
 
 def _node(name: str) -> str:

@@ -62,7 +62,7 @@ class Dispatcher:
         self._take_up()
         self._link = DetectorLink(child, members=False, on_event=self._on_event, after=self._ledger.last)
         child.on_stop = self._on_stop
-        child.loop.before_wait.append(self._pump)
+        child.loop.before_wait += [self._pump, self._pool.flush]
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,9 @@ Rules:
   first. What the dead one had said before is taken in first, so that an end that was reported is no loss.
 * Between one generation of each side the connection is one stream, in order; it is made anew with each generation. What
   is lost with it is found out by comparing what the worker holds with what the ledger says it was sent.
-* Sends do not block: what a socket does not take waits here for its worker, and goes with it.
+* Sends do not block: what a socket does not take waits here for its worker, and goes with it. All frames that one turn
+  has for a worker leave as the parts of one message: a message costs the sending thread and the one behind it a wake-up
+  each, a part costs neither.
 """
 
 from __future__ import annotations
@@ -83,22 +85,27 @@ class Pool:
         return self._workers[worker].live
 
     def send(self, worker: int, frame: object) -> None:
-        """Send a frame to a live worker, now or soon; to one that is not live, nothing."""
+        """Send a frame to a live worker, with the next `flush`; to one that is not live, nothing."""
         to = self._workers[worker]
         if to.live:
             to.outgoing.append(frames.seal(frames.encode(frame), self._child.generation, to.generation))
-            self._flush(to)
+
+    def flush(self) -> None:
+        """Send what the turn collected."""
+        for worker in self._workers:
+            self._flush(worker)
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
     def _flush(self, worker: _Worker) -> None:
-        while worker.outgoing:
-            try:
-                self._socket.send_multipart((worker.name.encode(), worker.outgoing[0]), zmq.NOBLOCK)
-            except zmq.ZMQError:  # full (EAGAIN) or not connected (EHOSTUNREACH)
-                self._retry_soon()
-                return
-            worker.outgoing.popleft()
+        if not worker.outgoing:
+            return
+        try:
+            self._socket.send_multipart((worker.name.encode(), *worker.outgoing), zmq.NOBLOCK)
+        except zmq.ZMQError:  # full (EAGAIN) or not connected (EHOSTUNREACH)
+            self._retry_soon()
+            return
+        worker.outgoing.clear()
 
     def _retry_soon(self) -> None:
         if not self._retrying:
@@ -107,8 +114,7 @@ class Pool:
 
     def _retry(self) -> None:
         self._retrying = False
-        for worker in self._workers:
-            self._flush(worker)
+        self.flush()
 
     def _on_generation(self, name: str, generation: int) -> None:
         index = self._index.get(name)
@@ -127,19 +133,23 @@ class Pool:
     def _receive(self, limit: int) -> None:
         for _ in range(limit):
             try:
-                identity, message = self._socket.recv_multipart(zmq.NOBLOCK)
+                identity, *messages = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            index = self._index.get(identity.decode(errors="replace"))
-            envelope = frames.open_header(message)
-            if index is None or envelope.receiver != self._child.generation:
-                self.stale += 1
-                continue
-            self._begin(index, envelope.sender)
-            if envelope.sender != self._workers[index].generation:
-                self.stale += 1
-                continue
-            self._handle(index, frames.open_sealed(message)[1])
+            for message in messages:
+                self._take(identity, message)
+
+    def _take(self, identity: bytes, message: bytes) -> None:
+        index = self._index.get(identity.decode(errors="replace"))
+        envelope = frames.open_header(message)
+        if index is None or envelope.receiver != self._child.generation:
+            self.stale += 1
+            return
+        self._begin(index, envelope.sender)
+        if envelope.sender != self._workers[index].generation:
+            self.stale += 1
+            return
+        self._handle(index, frames.open_sealed(message)[1])
 
     def _handle(self, index: int, frame: Any) -> None:
         worker = self._workers[index]

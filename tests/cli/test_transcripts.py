@@ -136,6 +136,8 @@ def test_options_that_an_agent_refuses_are_refused_with_the_same_words(case: dic
     ("words", "text"),
     [
         (["-workers=0"], "==> Invalid number of workers: 0. It must be in range: [1, 64]\n"),
+        (["-script-grace=2h"], "==> Invalid script grace: 2h. It must be in range: [0s, 3600s]\n"),
+        (["-script-grace=3"], '==> Invalid script grace: time: missing unit in duration "3"\n'),
         (["-start-method=thread"], "==> Invalid start method: thread. Valid start methods are: [fork exec]\n"),
         (["-node=a\nb"], "==> Invalid node name: 'a\\nb' holds control characters; name the node with -node\n"),
         (["-bind=a..b"], "==> Invalid bind address: lookup a..b: no such host\n"),
