@@ -252,12 +252,16 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run a script: `/bin/sh -c script` with these additions to the environment and this input."""
+    """Run a command with these additions to the environment and this input.
+
+    `command`: a line for `/bin/sh -c`, or a program and its arguments. `policy`: a `RunPolicy` in its plain form.
+    """
 
     invocation: int
-    script: str
+    command: str | list[str]
     environment: dict[str, str]
     stdin: bytes
+    policy: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from serfmp.agent.config import DEFAULT_PORT, DEFAULT_RPC_ADDRESS, AgentConfig
 from serfmp.agent.keys import decode_key, read_keyring_file
-from serfmp.cli.durations import parse_duration
 from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag, parse_tag
 from serfmp.cli.output import say
 from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
+from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
 from serfmp.wire.crypto import Keyring

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from serfmp.cli.durations import parse_duration
+from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:

@@ -131,7 +131,7 @@ class Dispatcher:
             return
         self._ledger.sent([(invocation, worker, self._pool.generation(worker)) for worker, invocation in taken])
         for worker, invocation in taken:
-            run = frames.Run(invocation.number, invocation.script, invocation.environment, invocation.stdin)
+            run = frames.Run(invocation.number, invocation.script, invocation.environment, invocation.stdin, {})
             self._pool.send(worker, run)
 
     def on_worker(self, worker: int, generation: int, credits: int, held: frozenset[int]) -> None:

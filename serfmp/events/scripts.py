@@ -133,7 +133,7 @@ class Script:
         try:
             stdin, self._stdin = os.pipe()
             self.group = spawn(
-                run.script,
+                run.command,
                 {**environment, **{_encoded(name): _encoded(text) for name, text in run.environment.items()}},
                 (stdin, self._output.theirs, self._output.theirs),
             )

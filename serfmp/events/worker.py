@@ -163,7 +163,9 @@ class Worker:
         if self._shortage:
             self._shortage = 0.0
             self._log("Scripts can be started again")
-        timer = self._loop.call_later(SLOW, lambda: self._log(f"Script '{run.script}' slow, execution exceeding 1s"))
+        timer = self._loop.call_later(
+            SLOW, lambda: self._log(f"Script '{_shown(run.command)}' slow, execution exceeding 1s")
+        )
         self._running[run.invocation] = (script, timer)
 
     def _on_end(self, script: Script) -> None:
@@ -205,7 +207,7 @@ class Worker:
 
     def _end_groups(self, number: signal.Signals) -> None:
         for script, _timer in self._running.values():
-            self._log(f"Script '{script.run.script}' still runs while the agent stops; it gets {number.name}")
+            self._log(f"Script '{_shown(script.run.command)}' still runs while the agent stops; it gets {number.name}")
         self._reap()
         for group in self._groups():
             try:
@@ -242,6 +244,11 @@ def _group_lives(group: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _shown(command: str | list[str]) -> str:
+    """A command as one text."""
+    return command if isinstance(command, str) else " ".join(command)
 
 
 def main(child: Child) -> None:

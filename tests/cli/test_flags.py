@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serfmp.cli.durations import parse_duration
 from serfmp.cli.flags import BOOLEAN, DURATION, INTEGER, FlagError, GoCommand, flag
 from serfmp.cli.output import go_json, table, visible
+from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 
 COMMAND = GoCommand(

@@ -25,7 +25,7 @@ def run(script: str, stdin: bytes = b"", loop: Loop | None = None, **environment
     """Run a script to its end."""
     loop = loop or Loop()
     ended: list[Script] = []
-    made = Script(loop, Run(1, script, environment, stdin), BASE, ended.append)
+    made = Script(loop, Run(1, script, environment, stdin, {}), BASE, ended.append)
     turning(loop, lambda: ended)
     assert ended == [made]
     return made
@@ -72,7 +72,7 @@ def test_bytes_survive_in_script_environment_and_input() -> None:
 def test_its_own_variables_win_over_the_agents() -> None:
     loop = Loop()
     ended: list[Script] = []
-    Script(loop, Run(1, 'echo "$A $B"', {"A": "own"}, b""), {**BASE, b"A": b"base", b"B": b"base"}, ended.append)
+    Script(loop, Run(1, 'echo "$A $B"', {"A": "own"}, b"", {}), {**BASE, b"A": b"base", b"B": b"base"}, ended.append)
     turning(loop, lambda: ended)
     assert ended[0].output == b"own base\n"
 
@@ -93,9 +93,9 @@ def test_what_cannot_start_raises_and_leaves_nothing_open() -> None:
     gc.collect()
     before = open_descriptors()
     with pytest.raises(ValueError, match="null byte"):
-        Script(loop, Run(1, "echo \0", {}, b""), BASE, lambda _script: None)
+        Script(loop, Run(1, "echo \0", {}, b"", {}), BASE, lambda _script: None)
     with pytest.raises(OSError, match="too long"):
-        Script(loop, Run(1, "x" * 300_000, {}, b""), BASE, lambda _script: None)
+        Script(loop, Run(1, "x" * 300_000, {}, b"", {}), BASE, lambda _script: None)
     assert open_descriptors() == before
 
 
