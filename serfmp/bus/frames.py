@@ -268,7 +268,8 @@ class Run:
 class Finished:
     """The script ended.
 
-    Exit code (None if by a signal), signal (0 if none), start error, last output, all output's size, seconds.
+    Exit code (None if by a signal), signal (0 if none), start error, last output, all output's size, seconds; whether
+    its time was over, and the last of its standard error where that is kept apart.
     """
 
     invocation: int
@@ -278,6 +279,8 @@ class Finished:
     output: bytes
     output_size: int
     seconds: float
+    timed_out: bool = False
+    errors: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Final
 
 _WORD: Final = struct.Struct("<q")
 _SLOT: Final = struct.Struct("<qq")
-SLOTS: Final = 256
+SLOTS: Final = 1024
 """Invocations that a worker may hold at once: more than its credits."""
 
 RUNS: Final = 1 << 32

@@ -6,7 +6,6 @@ import signal
 from typing import TYPE_CHECKING
 
 from serfmp.bus.frames import Finished
-from serfmp.events.scripts import OUTPUT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,11 +16,14 @@ if TYPE_CHECKING:
 def report_lines(invocation: Invocation, end: Finished) -> Iterator[tuple[str, str]]:
     """Level and text of each line, in order."""
     script = invocation.script
-    if end.output_size > OUTPUT_LIMIT:
-        yield "WARN", f"Script '{script}' generated {end.output_size} bytes of output, truncated to {OUTPUT_LIMIT}"
+    kept = len(end.output)
+    if end.output_size > kept:
+        yield "WARN", f"Script '{script}' generated {end.output_size} bytes of output, truncated to {kept}"
     if not end.error:
         output = end.output.decode(errors="surrogateescape")
         yield "DEBUG", f"Event '{invocation.event}' script output: {output}"
+    if end.errors:
+        yield "DEBUG", f"Event '{invocation.event}' script errors: {end.errors.decode(errors='surrogateescape')}"
     reason = end_reason(end)
     if reason:
         yield "ERR", f"Error invoking script '{script}': {reason}"

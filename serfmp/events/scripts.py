@@ -4,10 +4,10 @@ Rules:
 
 * How it is started stands in `serfmp.events.spawn`; the process group is niced as a whole right after.
 * The input is written as far as the pipe takes it; a script that does not read it, or closes it, is fine.
-* Output and errors share one pipe; the last `OUTPUT_LIMIT` bytes are kept, all are counted.
+* Output and errors share one pipe, or have one each by the policy; the last bytes are kept, all are counted.
+* After its time limit its process group gets TERM, and after the grace KILL, whoever of the group still lives.
 * The end is the end of the process, not of its output: a background child that keeps the pipe open delays nothing. What
   is in the pipe at that moment still counts, then it is closed.
-* The environment is the agent's without what looks like a secret, and the additions.
 """
 
 from __future__ import annotations
@@ -16,46 +16,29 @@ import array
 import contextlib
 import fcntl
 import os
+import signal
 import termios
 import time
 from typing import TYPE_CHECKING, Final
 
 from serfmp.bus.loop import ERROR, WRITE
-from serfmp.events.spawn import spawn
+from serfmp.events.policy import RunPolicy
+from serfmp.events.spawn import Limits, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from serfmp.bus.frames import Run
     from serfmp.bus.loop import Loop
-
-OUTPUT_LIMIT: Final = 8192
-"""Bytes of output that are kept, the last ones (spec agent.md 4.3)."""
+    from serfmp.events.environment import AgentEnvironment
 
 READ_SIZE: Final = 64 * 1024
 """Bytes read or written in one turn."""
-
-SCRIPT_NICE: Final = 10
-"""By how much scripts are nicer than the agent: they must not delay the answer to a ping."""
 
 NICE_MAX: Final = 19
 
 BLIND_POLL: Final = 0.02
 """Seconds between two looks at a process for which no descriptor was left to watch it."""
-
-SECRET_NAMES: Final = frozenset({"SERF_RPC_AUTH"})
-SECRET_PARTS: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-"""Variables of the agent that scripts do not see: by name, and by a part of the name."""
-
-
-def base_environment(environment: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """The agent's environment without its secrets."""
-    return {name: value for name, value in environment.items() if not _is_secret(name)}
-
-
-def _is_secret(name: bytes) -> bool:
-    text = name.decode(errors="replace").upper()
-    return text in SECRET_NAMES or any(part in text for part in SECRET_PARTS)
 
 
 class Output:
@@ -112,30 +95,43 @@ class Script:
     """A script that was started by the constructor, which raises `OSError` or `ValueError` if it cannot be.
 
     `on_end(script)` is called once, after `code` and `signal` are set; all descriptors are closed by then.
+    `on_overdue(script, signal)` is called when it is beyond its time limit and gets this signal.
     """
 
     def __init__(
-        self, loop: Loop, run: Run, environment: Mapping[bytes, bytes], on_end: Callable[[Script], None]
+        self,
+        loop: Loop,
+        run: Run,
+        environment: AgentEnvironment,
+        on_end: Callable[[Script], None],
+        on_overdue: Callable[[Script, signal.Signals], None],
     ) -> None:
         self._loop = loop
         self._on_end = on_end
+        self._on_overdue = on_overdue
         self.run = run
+        self.policy = policy = RunPolicy.from_plain(run.policy)
         self.code: int | None = None
         """Exit code; None if it ended by a signal, or has not ended."""
         self.signal = 0
+        self.timed_out = False
         self.started_at = time.monotonic()
         self.seconds = 0.0
         self._input = memoryview(run.stdin)
         self._stdin = self._pidfd = -1
         self._ended = False
-        self._output = Output(loop, OUTPUT_LIMIT)
+        self._outputs: list[Output] = []
         stdin = -1
         try:
+            for _ in range(1 + policy.separate):
+                self._outputs.append(Output(loop, policy.output_limit))
             stdin, self._stdin = os.pipe()
             self.group = spawn(
                 run.command,
-                {**environment, **{_encoded(name): _encoded(text) for name, text in run.environment.items()}},
-                (stdin, self._output.theirs, self._output.theirs),
+                environment.script(policy.environment, run.environment),
+                (stdin, self._outputs[0].theirs, self._outputs[-1].theirs),
+                limits=Limits(policy.address_space, policy.cpu_seconds, policy.open_files),
+                directory=policy.directory,
             )
             """Its process group, which outlives it if it leaves children behind."""
         except (OSError, ValueError):
@@ -144,23 +140,31 @@ class Script:
         finally:
             if stdin >= 0:
                 os.close(stdin)
-        self._output.close_theirs()
-        self._handicap(SCRIPT_NICE)
+        for output in self._outputs:
+            output.close_theirs()
+        self._handicap(policy.nice)
         self._watch()
-        self._output.watch()
+        for output in self._outputs:
+            output.watch()
+        self._limit = loop.call_later(policy.timeout, self._overdue) if policy.timeout else None
         os.set_blocking(self._stdin, False)
         if self._write():
             loop.add(self._stdin, self._writable, WRITE)
 
     @property
     def output(self) -> bytes:
-        """The last bytes of its output."""
-        return self._output.tail
+        """The last bytes of its standard output, and of its errors where they are not kept apart."""
+        return self._outputs[0].tail
 
     @property
     def output_size(self) -> int:
-        """Bytes of all its output."""
-        return self._output.size
+        """Bytes of all that."""
+        return self._outputs[0].size
+
+    @property
+    def errors(self) -> bytes:
+        """The last bytes of its standard error, where it is kept apart."""
+        return self._outputs[1].tail if self.policy.separate else b""
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
@@ -177,6 +181,17 @@ class Script:
         self._collect()
         if not self._ended:
             self._loop.call_later(BLIND_POLL, self._poll)
+
+    def _overdue(self) -> None:
+        self.timed_out = True
+        self._end_group(signal.SIGTERM)
+        self._limit = self._loop.call_later(self.policy.grace, lambda: self._end_group(signal.SIGKILL))
+
+    def _end_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.group, 0)
+            self._on_overdue(self, number)
+            os.killpg(self.group, number)
 
     def _handicap(self, nice: int) -> None:
         """Best effort: it may have ended already, and a container may forbid it."""
@@ -211,13 +226,17 @@ class Script:
         self.seconds = time.monotonic() - self.started_at
         code = os.waitstatus_to_exitcode(status)
         self.code, self.signal = (code, 0) if code >= 0 else (None, -code)
-        self._output.finish()
+        if self._limit is not None and not self.timed_out:
+            self._limit.cancel()
+        for output in self._outputs:
+            output.finish()
         self._close()
         self._on_end(self)
 
     def _close(self) -> None:
         self._close_input()
-        self._output.close()
+        for output in self._outputs:
+            output.close()
         if self._pidfd >= 0:
             self._loop.remove(self._pidfd)
             os.close(self._pidfd)
@@ -228,7 +247,3 @@ class Script:
             self._loop.remove(self._stdin)
             os.close(self._stdin)
             self._stdin = -1
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")

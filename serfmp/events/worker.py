@@ -24,16 +24,17 @@ from typing import TYPE_CHECKING, Any, Final
 from serfmp.agent.orphans import become_subreaper, reap_orphans
 from serfmp.bus import frames
 from serfmp.events.claims import Claims
+from serfmp.events.environment import AgentEnvironment
 from serfmp.events.link import DispatcherLink
-from serfmp.events.scripts import Script, base_environment
+from serfmp.events.scripts import Script
 from serfmp.events.spawn import SHELL
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child
     from serfmp.bus.loop import Timer
 
-CREDITS: Final = 64
-"""Scripts of one worker at once."""
+CREDITS: Final = 256
+"""Scripts of one worker at once: with two or three descriptors each, within the usual limit of 1024."""
 
 SPAWNS_PER_TURN: Final = 4
 """Scripts started in one turn: 3 ms of work."""
@@ -78,7 +79,7 @@ class Worker:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._loop = child.loop
-        self._environment = base_environment(os.environb)
+        self._environment = AgentEnvironment(os.environb)
         self._waiting: deque[frames.Run] = deque()
         self._running: dict[int, tuple[Script, Timer]] = {}
         self._ended: dict[int, frames.Finished] = {}
@@ -149,13 +150,13 @@ class Worker:
     def _spawn(self, run: frames.Run) -> None:
         self._claims.begin(run.invocation)
         try:
-            script = Script(self._loop, run, self._environment, self._on_end)
+            script = Script(self._loop, run, self._environment, self._on_end, self._on_overdue)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             if error.errno in SHORTAGES:
                 self._claims.forget(run.invocation)
                 raise _ShortageError(reason) from None
-            self._finish(_not_started(run, f"fork/exec {SHELL}: {reason}"))
+            self._finish(_not_started(run, f"fork/exec {error.filename or SHELL}: {reason}"))
             return
         except ValueError:
             self._finish(_not_started(run, f"fork/exec {SHELL}: the script's text holds a NUL byte"))
@@ -176,8 +177,22 @@ class Worker:
         if _group_lives(script.group):
             self._left_behind.add(script.group)
         self._finish(
-            frames.Finished(number, script.code, script.signal, "", script.output, script.output_size, script.seconds)
+            frames.Finished(
+                number,
+                script.code,
+                script.signal,
+                "",
+                script.output,
+                script.output_size,
+                script.seconds,
+                script.timed_out,
+                script.errors,
+            )
         )
+
+    def _on_overdue(self, script: Script, number: signal.Signals) -> None:
+        limit = script.policy.timeout
+        self._log(f"Script '{_shown(script.run.command)}' exceeds its time limit of {limit:g} s; it gets {number.name}")
 
     def _finish(self, finished: frames.Finished) -> None:
         self._ended[finished.invocation] = finished

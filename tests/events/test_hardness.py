@@ -89,6 +89,16 @@ def test_a_thousand_at_once_all_end(stage: Any) -> None:
     assert not on.logged("[ERR]")
 
 
+def test_two_hundred_hung_handlers_of_one_worker_hold_up_no_other(stage: Any, tmp_path: Path) -> None:
+    hung = [f"user=until [ -e {tmp_path}/go ]; do sleep 1; done"] * 200
+    on = stage(stage_config(*hung, "user=echo instant $SERF_USER_EVENT", workers=1))
+    names = [f"e{number}" for number in range(20)]
+    on.user_events(*names)
+    on.until(lambda: len(on.logged("script output: instant")) == 20, "the instant handler runs beside them")
+    assert [line.split()[-1] for line in on.logged("script output: instant")] == names
+    (tmp_path / "go").touch()
+
+
 @pytest.mark.parametrize("what", [resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC])
 def test_a_shortage_of_the_host_delays_scripts_and_loses_none(stage: Any, tmp_path: Path, what: int) -> None:
     if what == resource.RLIMIT_NPROC and os.geteuid() == 0:

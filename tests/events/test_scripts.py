@@ -12,23 +12,43 @@ import pytest
 
 from serfmp.bus.frames import Run
 from serfmp.bus.loop import Loop
-from serfmp.events.scripts import OUTPUT_LIMIT, Script, base_environment
+from serfmp.events.environment import AgentEnvironment, base_environment
+from serfmp.events.policy import DEFAULT, OUTPUT_LIMIT, RunPolicy
+from serfmp.events.scripts import Script
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BASE = base_environment(os.environb)
+BASE = AgentEnvironment(os.environb)
 
 
-def run(script: str, stdin: bytes = b"", loop: Loop | None = None, **environment: str) -> Script:
-    """Run a script to its end."""
+def run(
+    command: str | list[str],
+    stdin: bytes = b"",
+    loop: Loop | None = None,
+    policy: RunPolicy = DEFAULT,
+    told: list[signal.Signals] | None = None,
+    **environment: str,
+) -> Script:
+    """Run a script to its end. `told` gets the signals that were sent to it because its time was over."""
     loop = loop or Loop()
     ended: list[Script] = []
-    made = Script(loop, Run(1, script, environment, stdin, {}), BASE, ended.append)
+    signals: list[signal.Signals] = [] if told is None else told
+    made = Script(
+        loop,
+        Run(1, command, environment, stdin, policy.to_plain()),
+        BASE,
+        ended.append,
+        lambda _script, number: signals.append(number),
+    )
     turning(loop, lambda: ended)
     assert ended == [made]
     return made
+
+
+def never(script: Script, *_more: object) -> None:
+    raise AssertionError(f"{script} was started")
 
 
 def turning(loop: Loop, condition: Callable[[], object]) -> None:
@@ -70,11 +90,16 @@ def test_bytes_survive_in_script_environment_and_input() -> None:
 
 
 def test_its_own_variables_win_over_the_agents() -> None:
-    loop = Loop()
-    ended: list[Script] = []
-    Script(loop, Run(1, 'echo "$A $B"', {"A": "own"}, b"", {}), {**BASE, b"A": b"base", b"B": b"base"}, ended.append)
-    turning(loop, lambda: ended)
-    assert ended[0].output == b"own base\n"
+    agents = AgentEnvironment({b"A": b"base", b"B": b"base"})
+    assert agents.script(None, {"A": "own"}) == {b"A": b"own", b"B": b"base"}
+    assert agents.script(["A"], {"A": "own"}) == {b"A": b"own"}
+
+
+def test_a_list_of_names_is_all_that_is_seen_and_may_hold_secrets() -> None:
+    agents = AgentEnvironment({b"PATH": b"/bin", b"HOME": b"/", b"API_KEY": b"k", b"B\xff": b"\xfe"})
+    assert agents.script(None, {}) == {b"PATH": b"/bin", b"HOME": b"/", b"B\xff": b"\xfe"}
+    assert agents.script(["API_KEY", "B\udcff", "MISSING"], {}) == {b"API_KEY": b"k", b"B\xff": b"\xfe"}
+    assert agents.script([], {"SERF_EVENT": "user"}) == {b"SERF_EVENT": b"user"}
 
 
 def test_nothing_stays_open() -> None:
@@ -93,10 +118,75 @@ def test_what_cannot_start_raises_and_leaves_nothing_open() -> None:
     gc.collect()
     before = open_descriptors()
     with pytest.raises(ValueError, match="null byte"):
-        Script(loop, Run(1, "echo \0", {}, b"", {}), BASE, lambda _script: None)
+        Script(loop, Run(1, "echo \0", {}, b"", {}), BASE, never, never)
     with pytest.raises(OSError, match="too long"):
-        Script(loop, Run(1, "x" * 300_000, {}, b"", {}), BASE, lambda _script: None)
+        Script(loop, Run(1, "x" * 300_000, {}, b"", {}), BASE, never, never)
     assert open_descriptors() == before
+
+
+def test_errors_may_be_kept_apart_each_with_its_last_bytes() -> None:
+    ended = run("echo out; echo err >&2; echo more", policy=RunPolicy(separate=True))
+    assert (ended.output, ended.errors, ended.output_size) == (b"out\nmore\n", b"err\n", 9)
+    ended = run("printf 123456; printf abcdef >&2", policy=RunPolicy(separate=True, output_limit=4))
+    assert (ended.output, ended.errors, ended.output_size) == (b"3456", b"cdef", 6)
+    assert run("printf 123456; printf abcdef >&2", policy=RunPolicy(output_limit=4)).output == b"cdef"
+
+
+def test_a_list_of_words_is_run_without_a_shell_between() -> None:
+    assert run(["printf", "%s", "$HOME; echo"]).output == b"$HOME; echo"
+    assert run(["cat"], b"input").output == b"input"
+
+
+def test_a_policy_reaches_the_script(tmp_path: Path) -> None:
+    policy = RunPolicy(nice=3, open_files=50, cpu_seconds=9, address_space=2**30, directory=str(tmp_path))
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    ended = run("pwd; ulimit -n; ulimit -S -t; ulimit -v; sleep .1; nice", policy=policy)
+    assert ended.output.decode().split() == [str(tmp_path), "50", "9", str(2**20), str(min(own + 3, 19))]
+
+
+def test_beyond_its_time_the_whole_group_is_told_to_end(tmp_path: Path) -> None:
+    told: list[signal.Signals] = []
+    ended = run("sleep 600 & sleep 600", policy=RunPolicy(timeout=0.1), told=told)
+    assert (ended.signal, ended.timed_out, told) == (signal.SIGTERM, True, [signal.SIGTERM])
+
+
+def test_who_ignores_that_is_killed_after_the_grace_also_when_the_script_itself_has_ended(tmp_path: Path) -> None:
+    told: list[signal.Signals] = []
+    ended = run("trap '' TERM; while :; do sleep .01; done", policy=RunPolicy(timeout=1.5, grace=0.2), told=told)
+    assert (ended.signal, told) == (signal.SIGKILL, [signal.SIGTERM, signal.SIGKILL])
+    told.clear()
+    loop = Loop()
+    stays = f"(trap '' TERM; echo > {tmp_path}/ready; sleep 600) & trap 'exit 4' TERM; wait"
+    ended = run(stays, loop=loop, policy=RunPolicy(timeout=1.5, grace=0.2), told=told)
+    assert (ended.code, ended.timed_out, (tmp_path / "ready").exists()) == (4, True, True)
+    turning(loop, lambda: not group_lives(ended.group))
+    assert told == [signal.SIGTERM, signal.SIGKILL]
+
+
+def test_a_script_that_ends_in_time_is_left_alone() -> None:
+    told: list[signal.Signals] = []
+    loop = Loop()
+    ended = run("exit 5", loop=loop, policy=RunPolicy(timeout=2.0, grace=0.1), told=told)
+    later: list[bool] = []
+    loop.call_later(2.5, lambda: later.append(True))
+    turning(loop, lambda: later)
+    assert (ended.code, ended.timed_out, told) == (5, False, [])
+
+
+def group_lives(group: int) -> bool:
+    # What was left behind is nobody's child here: init, or whoever stands for it, collects it.
+    return any(
+        fields[2] == str(group) and fields[0] != "Z"
+        for path in Path("/proc").glob("[0-9]*/stat")
+        for fields in [stat_of(path)]
+    )
+
+
+def stat_of(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["Z", "", ""]
 
 
 def test_secrets_are_known_by_their_names() -> None:
