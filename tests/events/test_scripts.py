@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -87,6 +88,15 @@ def test_a_large_input_arrives_whole_and_its_end_is_seen() -> None:
 def test_bytes_survive_in_script_environment_and_input() -> None:
     ended = run("printf 'a\udcff'; printf \"$V\"; cat", stdin=b"\xfe\0", V="\udcfd")
     assert ended.output == b"a\xff\xfd\xfe\0"
+
+
+def test_a_script_that_cannot_be_watched_for_lack_of_a_descriptor_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "no descriptor")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    ended = run("sleep .1; echo out; exit 3")
+    assert (ended.code, ended.output) == (3, b"out\n")
 
 
 def test_its_own_variables_win_over_the_agents() -> None:
