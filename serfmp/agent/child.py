@@ -85,6 +85,10 @@ class Child:
         """Called with process name and generation when another process was started again."""
         self.on_ask: Callable[[frames.Ask], None] | None = None
         """Called with requests of the supervisor."""
+        self.on_inquiry: Callable[[str], Any] | None = None
+        """Called with the subject of another process' inquiry; gives what there is to tell."""
+        self._inquiries: dict[int, Callable[[Any], None]] = {}
+        self._last_inquiry = 0
         self.on_stop: Callable[[float], None] | None = None
         """Called with the seconds that are left; default: stop the loop."""
         self.log_sink = ChildLog(socket.socket(fileno=start.descriptors["log"]), self.name, self.config.log_level)
@@ -104,6 +108,12 @@ class Child:
     def send_control(self, frame: object) -> None:
         """Send a frame to the supervisor. Never waits."""
         self._control.send(frame)
+
+    def inquire(self, subject: str, answered: Callable[[Any], None]) -> None:
+        """Ask the process that knows about a subject, through the supervisor; None if it cannot tell."""
+        self._last_inquiry += 1
+        self._inquiries[self._last_inquiry] = answered
+        self._control.send(frames.Inquire(self._last_inquiry, subject))
 
     def ready(self) -> None:
         """Tell the supervisor that this process serves."""
@@ -128,6 +138,13 @@ class Child:
                     self.loop.stop()
             case frames.Ask() if self.on_ask is not None:
                 self.on_ask(frame)
+            case frames.Inquiry(asker, number, subject):
+                body = None if self.on_inquiry is None else self.on_inquiry(subject)
+                self._control.send(frames.Findings(asker, number, body))
+            case frames.Findings(_asker, number, body):
+                answered = self._inquiries.pop(number, None)
+                if answered is not None:
+                    answered(body)
 
     def _on_supervisor_gone(self) -> None:
         if self.on_stop is not None:

@@ -42,8 +42,8 @@ class AgentConfig:
     """Label of all gossip (spec wire.md 4.7); empty: none, as Serf's agents."""
     start_join: tuple[str, ...] = ()
     replay: bool = False
-    handlers: tuple[str, ...] = ()
-    """Handler texts in Serf's grammar, in the order in which they were given."""
+    handlers: tuple[str | dict[str, Any], ...] = ()
+    """Handlers in the order in which they were given: texts in Serf's grammar, and objects (`serfmp.events.specs`)."""
     tags: dict[str, str] = field(default_factory=dict)
     log_level: str = "INFO"
     profile: str = "lan"

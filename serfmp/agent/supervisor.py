@@ -73,6 +73,9 @@ STOP_GRACE: Final = 1.0
 SAME_SIGNAL: Final = 0.05
 """Seconds within which a second signal is the first once more: `timeout` and some shells signal process and group."""
 
+INQUIRIES: Final = {"handlers": "dispatcher"}
+"""What children may ask of each other, and who knows it."""
+
 CORE_ROLES: Final = frozenset({"gossip", "detector"})
 """They end when the others have ended."""
 
@@ -291,8 +294,21 @@ class Supervisor:
                     ask, callback = asked
                     self._asked[number] = (ask, _already_answered)
                     callback(value, error)
+            case frames.Inquire(number, subject):
+                self._inquire(process, number, subject)
+            case frames.Findings(asker):
+                self._process(asker).send(frame)
             case frames.LifecycleNotice(state):
                 self._on_lifecycle(state)
+
+    def _inquire(self, asker: Process, number: int, subject: str) -> None:
+        """Ask the process that knows; a process that dies over it leaves the asker to its own deadline."""
+        owner = INQUIRIES.get(subject)
+        target = None if owner is None else self._process(owner)
+        if target is None or target.state is not ProcessState.SERVING:
+            asker.send(frames.Findings(asker.name, number, None))
+        else:
+            target.send(frames.Inquiry(asker.name, number, subject))
 
     def _on_lifecycle(self, state: str) -> None:
         if state == "left" and not self._stopping:

@@ -333,6 +333,32 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Inquire:
+    """A child wants to know something of another process, which the supervisor asks: `subject` names what."""
+
+    number: int
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """The supervisor asks on behalf of the child `asker`."""
+
+    asker: str
+    number: int
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The answer to an inquiry, for `asker`; `body` is None if nobody could tell."""
+
+    asker: str
+    number: int
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
 class LifecycleNotice:
     """The local node began to leave, has left, or must shut down."""
 
@@ -371,6 +397,9 @@ _FRAMES: Final[tuple[type, ...]] = (
     Generations,
     Stop,
     LifecycleNotice,
+    Inquire,
+    Inquiry,
+    Findings,
 )
 _KINDS: Final = {frame: number for number, frame in enumerate(_FRAMES)}
 _FIELDS: Final = {frame: tuple(field.name for field in dataclasses.fields(frame)) for frame in _FRAMES}

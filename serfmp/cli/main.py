@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "agent": "Runs an agent: one node of a cluster",
     "event": "Sends a user event to all nodes",
     "force-leave": "Makes the cluster take a failed node for one that left",
+    "handlers": "Shows the agent's handlers, what runs, and how the last runs ended",
     "join": "Makes the agent join a cluster",
     "leave": "Makes the agent leave the cluster and end",
     "members": "Lists the members of the cluster",

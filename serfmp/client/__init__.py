@@ -12,7 +12,18 @@ from serfmp.client.errors import (
     JoinError,
     ProtocolError,
 )
-from serfmp.client.records import Event, Evidence, History, Member, MemberEvent, QueryAnswer, QueryEvent, UserEvent
+from serfmp.client.records import (
+    Event,
+    Evidence,
+    Handler,
+    HandlerResult,
+    History,
+    Member,
+    MemberEvent,
+    QueryAnswer,
+    QueryEvent,
+    UserEvent,
+)
 from serfmp.client.sync import Client, Query, Stream
 
 __all__ = [
@@ -24,6 +35,8 @@ __all__ = [
     "DeadlineError",
     "Event",
     "Evidence",
+    "Handler",
+    "HandlerResult",
     "History",
     "JoinError",
     "Member",

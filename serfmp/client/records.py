@@ -77,6 +77,36 @@ class QueryAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class HandlerResult:
+    """How a run of a handler ended. `code` is None after a signal; `error` says why it failed, empty if it did not."""
+
+    at: float
+    event: str
+    attempt: int
+    code: int | None
+    signal: int
+    error: str
+    seconds: float
+    output: bytes
+    output_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A handler of the agent; `ended`, `failed` and `dropped` count since its dispatcher started."""
+
+    name: str
+    on: tuple[str, ...]
+    command: str
+    queued: int
+    running: int
+    ended: int
+    failed: int
+    dropped: int
+    last: tuple[HandlerResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What spoke against a node or for it. Times are seconds since the epoch; `late` and facts with times are seconds.
 
@@ -182,6 +212,42 @@ def to_event(fields: Any) -> Event:
 def to_answer(fields: Any) -> QueryAnswer:
     """News of a query from its record."""
     return QueryAnswer(field(fields, "Type", str), field(fields, "From", str), field(fields, "Payload", bytes))
+
+
+def to_handlers(fields: Any) -> tuple[Handler, ...]:
+    """The handlers from their map."""
+    rows: list[Any] = field(fields, "Handlers", list)
+    return tuple(_to_handler(row) for row in rows)
+
+
+def _to_handler(row: Any) -> Handler:
+    filters: list[Any] = field(row, "on", list)
+    results: list[Any] = field(row, "last", list)
+    return Handler(
+        name=field(row, "name", str),
+        on=tuple(map(_text, filters)),
+        command=field(row, "command", str),
+        queued=field(row, "queued", int),
+        running=field(row, "running", int),
+        ended=field(row, "ended", int),
+        failed=field(row, "failed", int),
+        dropped=field(row, "dropped", int),
+        last=tuple(_to_result(result) for result in results),
+    )
+
+
+def _to_result(row: Any) -> HandlerResult:
+    return HandlerResult(
+        at=field(row, "at", float),
+        event=field(row, "event", str),
+        attempt=field(row, "attempt", int),
+        code=None if row.get("code") is None else field(row, "code", int),
+        signal=field(row, "signal", int),
+        error=field(row, "error", str),
+        seconds=field(row, "seconds", float),
+        output=field(row, "output", bytes),
+        output_size=field(row, "output_size", int),
+    )
 
 
 def to_stats(fields: Any) -> dict[str, dict[str, str]]:

@@ -32,6 +32,7 @@ from serfmp.client.errors import (
 from serfmp.client.protocol import RPC_VERSION, Conversation, Record, Reply
 from serfmp.client.records import (
     Event,
+    Handler,
     History,
     Member,
     QueryAnswer,
@@ -39,6 +40,7 @@ from serfmp.client.records import (
     field,
     to_answer,
     to_event,
+    to_handlers,
     to_history,
     to_members,
     to_stats,
@@ -222,6 +224,10 @@ class Client:
     def stats(self) -> dict[str, dict[str, str]]:
         """The agent's figures: sections of named texts."""
         return to_stats(self._call("stats", None, self._limit_s).body)
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """The agent's handlers, what they do, how their last runs ended. Real Serf agents have no such command."""
+        return to_handlers(self._call("handlers", None, self._limit_s).body)
 
     def why(self, node: str = "") -> History:
         """What spoke against a node or for it, by default the agent's own. Real Serf agents have no such command."""

@@ -8,26 +8,32 @@ Rules:
 * An invocation that a dead worker had is looked up in what the worker had claimed: one that was never begun is run by
   its successor; one that had ended has ended; one that ran is cut short, which is logged and counted, and by
   `RERUN_CUT_SHORT` not run again, since half of it may have been done.
+* The output of a script that ends well answers the query that it ran for. Scripts that fail are tried again as their
+  handler says.
+* A change of the configuration concerns the events that follow: what waits runs as it was configured when its event
+  came.
 * One process logs what scripts did, so that the log tells it in the order in which it happened.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.child import process_name
 from serfmp.agent.journal import Journal
 from serfmp.bus import frames
 from serfmp.bus.consumer import DetectorLink
-from serfmp.detector.effects import Event, QueryReceived, UserEventReceived
+from serfmp.detector.effects import Event, MemberEvent, QueryReceived, RespondRequest, UserEventReceived
 from serfmp.events.claims import read_claims, remove_claims
 from serfmp.events.invocation import Invocation, event_label, script_input
-from serfmp.events.lanes import QUEUE_LIMIT, SIZE_LIMIT, Lanes
-from serfmp.events.ledger import Ledger
+from serfmp.events.lanes import SIZE_LIMIT, Lanes
+from serfmp.events.ledger import Debt, Ledger
+from serfmp.events.policy import BACKOFF_LIMIT, Overflow
 from serfmp.events.pool import Pool
-from serfmp.events.report import lost_lines, report_lines
-from serfmp.events.specs import parse_handlers
+from serfmp.events.report import end_reason, lost_lines, report_lines
+from serfmp.events.results import Results
+from serfmp.events.specs import HandlerSpec, parse_handlers
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child
@@ -52,8 +58,9 @@ class Dispatcher:
         self._child = child
         self._specs = parse_handlers(child.config.handlers)
         self.counters: Counter[str] = Counter()
-        self._dropped: Counter[tuple[int, str]] = Counter()
+        self._dropped: Counter[tuple[str, str, int]] = Counter()
         self._recorded: dict[int, list[int]] = {}
+        self._results = Results()
         self._stopping = False
         # An emptied ledger does not know which numbers the workers still hold: each generation has its own.
         self._ledger = Ledger(Journal(child.descriptors["ledger"]), first=child.generation << 40)
@@ -62,6 +69,7 @@ class Dispatcher:
         self._take_up()
         self._link = DetectorLink(child, members=False, on_event=self._on_event, after=self._ledger.last)
         child.on_stop = self._on_stop
+        child.on_inquiry = self._on_inquiry
         child.loop.before_wait += [self._pump, self._pool.flush]
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -71,38 +79,54 @@ class Dispatcher:
             return
         label = event_label(event)
         given = script_input(event, self._child.config.node, self._child.config.tags)
-        specs = [spec for spec in self._specs if spec.matches(event)]
+        specs = [spec for spec in self._specs for _ in range(spec.runs(event))]
+        deadline, query = 0.0, None
+        if isinstance(event, QueryReceived):
+            deadline, query = event.deadline, (event.ltime, event.id)
         if specs and len(given.stdin) > INPUT_LIMIT:
             self.counters["serfmp.events.too_large"] += 1
             size = len(given.stdin)
             self._log("WARN", f"Event '{label}' has {size} bytes of input, more than {INPUT_LIMIT}; it is not handled")
             specs = []
-        invocations = self._ledger.event(event.sequence, label, given, specs)
+        debts = self._ledger.event(event, label, given, specs, deadline, query)
         self._link.acknowledge(event.sequence)
-        named = _described(event)
-        self._log("INFO", f"Received event: {named}")
-        if invocations:
+        self._log("INFO", f"Received event: {_described(event)}")
+        if debts:
             for variable in given.unpassable:
                 self._log("WARN", f"{variable} is not passed to the handlers of event '{label}': it holds a NUL byte")
-        for invocation in invocations:
-            self._drop(self._lanes.push(invocation))
+        for debt in debts:
+            self._queue(debt, coalesce=isinstance(event, MemberEvent))
+
+    def _queue(self, debt: Debt, *, coalesce: bool) -> None:
+        invocation, policy = debt.invocation, debt.spec.queue
+        if coalesce and policy.overflow is Overflow.COALESCE:
+            last = self._lanes.last_waiting(invocation)
+            joins = last is not None and last.event == invocation.event and last.environment == invocation.environment
+            if last is not None and joins and len(last.stdin) + len(invocation.stdin) <= INPUT_LIMIT:
+                self._lanes.replace_last(self._ledger.grown(last.number, invocation.number, invocation.stdin))
+                self.counters["serfmp.events.coalesced"] += 1
+                return
+        self._drop(self._lanes.push(invocation, policy))
 
     def _drop(self, dropped: list[Invocation]) -> None:
         if not dropped:
             return
-        self._ledger.finished([invocation.number for invocation in dropped])
         if not self._dropped:
             self._child.loop.call_later(DROP_REPORT_PERIOD, self._report_drops)
         for invocation in dropped:
+            spec = self._ledger.debts[invocation.number].spec
             self.counters["serfmp.events.dropped"] += 1
-            self._dropped[invocation.handler, invocation.script] += 1
+            self._dropped[spec.title, spec.queue.overflow, spec.queue.limit] += 1
+            self._results.dropped(spec.identity)
+        self._ledger.finished([invocation.number for invocation in dropped])
 
     def _report_drops(self) -> None:
-        for (_handler, script), number in self._dropped.items():
+        for (title, overflow, limit), number in self._dropped.items():
+            which = "newest were refused" if overflow == Overflow.DROP_NEWEST else "oldest that waited were dropped"
             self._log(
                 "WARN",
-                f"Script '{script}' is too slow for its events: the {number} oldest that waited were dropped "
-                f"(limits: {QUEUE_LIMIT} events of a handler, {SIZE_LIMIT} bytes in all)",
+                f"Script '{title}' is too slow for its events: the {number} {which} "
+                f"(limits: {limit} events of a handler, {SIZE_LIMIT} bytes in all)",
             )
         self._dropped.clear()
 
@@ -110,12 +134,14 @@ class Dispatcher:
 
     def _take_up(self) -> None:
         """Go on with what an earlier dispatcher left in the ledger."""
-        for debt in list(self._ledger.debts.values()):
+        # One that is tried again has a late number, but the place of its event.
+        debts = sorted(self._ledger.debts.values(), key=lambda debt: (debt.invocation.sequence, debt.invocation.number))
+        for debt in debts:
             if debt.sent:
-                self._lanes.adopt(debt.invocation)
-        for debt in list(self._ledger.debts.values()):
+                self._lanes.adopt(debt.invocation, debt.spec.queue)
+        for debt in debts:
             if not debt.sent:
-                self._drop(self._lanes.push(debt.invocation))
+                self._drop(self._lanes.push(debt.invocation, debt.spec.queue))
         for worker in range(self._child.config.workers):
             self.on_worker_gone(worker, self._pool.generation(worker))
 
@@ -126,13 +152,26 @@ class Dispatcher:
         self._recorded.clear()
         if self._stopping:
             return
-        taken = self._lanes.take()
+        taken = self._lanes.take(self._child.loop.clock())
+        self._give_up_late()
         if not taken:
             return
         self._ledger.sent([(invocation, worker, self._pool.generation(worker)) for worker, invocation in taken])
         for worker, invocation in taken:
-            run = frames.Run(invocation.number, invocation.script, invocation.environment, invocation.stdin, {})
-            self._pool.send(worker, run)
+            spec = self._ledger.debts[invocation.number].spec
+            command = spec.command if isinstance(spec.command, str) else list(spec.command)
+            self._pool.send(
+                worker,
+                frames.Run(invocation.number, command, invocation.environment, invocation.stdin, spec.run.to_plain()),
+            )
+
+    def _give_up_late(self) -> None:
+        """Queries whose time was over before a script could start."""
+        for invocation in self._lanes.take_late():
+            title = self._ledger.debts[invocation.number].spec.title
+            self._ledger.finished([invocation.number])
+            self.counters["serfmp.queries.late"] += 1
+            self._log("DEBUG", f"Script '{title}' is not started for a query whose time is over")
 
     def on_worker(self, worker: int, generation: int, credits: int, held: frozenset[int]) -> None:
         """A worker is there: what it was sent and does not hold never reached it."""
@@ -166,7 +205,7 @@ class Dispatcher:
                 continue
             self._ledger.finished([number])
             self._lanes.finished(number)
-            for level, text in lost_lines(debt.invocation, begun[number]):
+            for level, text in lost_lines(debt.invocation, debt.spec, begun[number]):
                 self._log(level, text)
         self._return(again)
         remove_claims(self._child.directory, name, generation)
@@ -174,20 +213,60 @@ class Dispatcher:
     def on_finished(self, worker: int, frame: frames.Finished) -> None:
         """A script has ended: write it down, then tell everybody."""
         self._recorded.setdefault(worker, []).append(frame.invocation)
-        if frame.invocation not in self._ledger.debts:
+        debt = self._ledger.debts.get(frame.invocation)
+        if debt is None:
             return  # an earlier dispatcher wrote it down, and was killed before it said so
-        invocation = self._ledger.debts[frame.invocation].invocation
+        reason = end_reason(frame)
+        self._results.ended(debt, frame, reason)
+        for level, text in report_lines(debt.invocation, debt.spec, frame):
+            self._log(level, text)
+        if reason and self._try_again(debt):
+            return
         self._ledger.finished([frame.invocation])
         self._lanes.finished(frame.invocation)
-        self.counters["serfmp.events.finished"] += 1
-        for level, text in report_lines(invocation, frame):
-            self._log(level, text)
+        self.counters["serfmp.events.failed" if reason else "serfmp.events.finished"] += 1
+        if debt.invocation.query is not None and not reason and frame.output:
+            self._respond(debt.invocation, debt.invocation.query, frame.output)
+
+    def _try_again(self, debt: Debt) -> bool:
+        """Let an invocation that failed rest for a while, if its handler wants that; whether it does."""
+        invocation, policy = debt.invocation, debt.spec.queue
+        if self._stopping or invocation.attempt >= policy.retries:
+            return False
+        pause = min(policy.backoff * 2**invocation.attempt, BACKOFF_LIMIT)
+        if 0.0 < invocation.deadline < self._child.loop.clock() + pause:
+            return False
+        again = self._ledger.retried(invocation.number)
+        self._lanes.rest(invocation.number)
+        self._child.loop.call_later(pause, lambda: self._lanes.put_back(invocation.number, again))
+        self.counters["serfmp.events.retried"] += 1
+        left = policy.retries - invocation.attempt
+        self._log("INFO", f"Script '{debt.spec.title}' is tried again in {pause:g} s ({left} tries are left)")
+        return True
+
+    def _respond(self, invocation: Invocation, query: tuple[int, int], output: bytes) -> None:
+        def answered(_value: Any, error: str) -> None:
+            if error:
+                name = invocation.environment.get("SERF_QUERY_NAME", "")
+                self._log("WARN", f"Failed to respond to query 'query: {name}': {error}")
+
+        self._link.ask(RespondRequest(*query, output), answered)
 
     def _return(self, numbers: list[int]) -> None:
         if numbers:
             self._ledger.returned(numbers)
             for number in numbers:
                 self._lanes.put_back(number)
+
+    # --- configuration, and what can be seen from outside -------------------------------------------------------------
+
+    def apply(self, specs: tuple[HandlerSpec, ...]) -> None:
+        """The handlers of the events that follow."""
+        self._specs = specs
+        self._ledger.forget_handlers({spec.identity for spec in specs})
+
+    def _on_inquiry(self, subject: str) -> Any:
+        return self._results.table(self._specs, self._lanes) if subject == "handlers" else None
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
@@ -198,7 +277,7 @@ class Dispatcher:
             self._wait_for_ends(self._child.loop.clock() + grace)
 
     def _wait_for_ends(self, deadline: float) -> None:
-        if self._lanes.under_way and self._child.loop.clock() < deadline:
+        if self._lanes.busy and self._child.loop.clock() < deadline:
             self._child.loop.call_later(STOP_POLL, lambda: self._wait_for_ends(deadline))
             return
         self._report_drops()

@@ -13,12 +13,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from serfmp.detector.effects import Event, Member, QueryReceived, UserEventReceived
+from serfmp.detector.effects import Event, Member, MemberEvent, QueryReceived, UserEventReceived
+from serfmp.events.policy import Order
 from serfmp.wire.address import to_text
 from serfmp.wire.errors import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from serfmp.events.specs import HandlerSpec
 
 _NOT_A_NAME: Final = re.compile("[^A-Z0-9_]")
 
@@ -44,19 +47,51 @@ class Invocation:
     """Unique for the life of the agent, rising."""
     sequence: int
     """Number of the event."""
-    handler: int
-    """Index of the handler text: the order key."""
+    handler: str
+    """Identity of the handler as it was when the event came: the ledger has it."""
+    lane: str
+    """Order key: what has the same one runs one after another."""
+    group: str
+    """What shares bounds: the events, or the queries, of one handler."""
     event: str
     """Label of the event, such as `member-join`."""
-    script: str
     environment: dict[str, str]
     stdin: bytes
+    deadline: float = 0.0
+    """Seconds of the monotonic clock after which it is not started; 0: never too late."""
+    query: tuple[int, int] | None = None
+    """Lamport time and ID of the query that its output answers."""
+    attempt: int = 0
+    """How often it was tried before."""
 
     @property
     def size(self) -> int:
         """Bytes that it takes, about."""
         variables = sum(len(name) + len(value) for name, value in self.environment.items())
-        return _OVERHEAD + len(self.script) + variables + len(self.stdin)
+        return _OVERHEAD + len(self.lane) + variables + len(self.stdin)
+
+
+def order_keys(spec: HandlerSpec, event: Event, number: int) -> tuple[str, str]:
+    """Lane and group of an invocation (spec deviations: queries have lanes of their own)."""
+    query = isinstance(event, QueryReceived)
+    group = f"{'query' if query else 'event'} {spec.identity}"
+    match spec.queue.order:
+        case Order.HANDLER:
+            return group, group
+        case Order.AGENT:
+            return ("query" if query else "agent"), group
+        case Order.EVENT:
+            return f"{group} {event_name(event)}", group
+        case Order.NODE:
+            name = event.members[0].name if isinstance(event, MemberEvent) and len(event.members) == 1 else ""
+            return f"{group} {name}", group
+        case Order.NONE:
+            return f"{group} {number}", group
+
+
+def event_name(event: Event) -> str:
+    """Kind and name of an event."""
+    return event.kind.label if isinstance(event, MemberEvent) else f"{event.kind.label}:{event.name}"
 
 
 def script_input(event: Event, node: str, tags: Mapping[str, str]) -> ScriptInput:

@@ -1,159 +1,268 @@
-"""Which invocation runs when and where: pure scheduling, without clock, socket or process.
+"""Which invocation runs when and where: pure scheduling, without socket or process; time is passed in.
 
 Rules:
 
-* A lane is a queue per order key, first in, first out. One invocation of a lane is under way at a time; the next one
-  starts when that one has finished.
-* `crc32(key) % workers` names the worker of a lane; a worker has many lanes and runs one invocation of each, up to its
+* A lane is a queue per order key, first in, first out. Of a lane at most so many invocations are under way as its
+  handler allows (one, unless the handler says otherwise); the next one starts when one of them has finished.
+* All lanes of a handler form a group: it bounds what of the handler is under way at once, and what waits. Queries have
+  groups and lanes of their own: they never wait behind events.
+* `crc32(key) % workers` names the worker of a lane; a worker has many lanes and runs invocations of each, up to its
   credits. Lanes that wait for credits are served in turn.
-* A lane holds at most `QUEUE_LIMIT` waiting invocations, and all lanes together `SIZE_LIMIT` bytes. Beyond that the
-  oldest waiting one is dropped: of the same lane, or of the lane that holds the most bytes. What is under way is never
-  dropped.
-* An invocation that turns out not to have been run goes back to the head of its lane.
+* A group holds at most its limit of waiting invocations, and all together `SIZE_LIMIT` bytes. Beyond that the oldest
+  waiting one is dropped: of the same group (or the new one, if the handler says so), or of the lane that holds the most
+  bytes. What is under way is never dropped.
+* A query whose deadline has passed is not started.
+* An invocation that turns out not to have been run goes back to the head of its lane. One that is to be tried again
+  keeps its place in the lane while it rests, but not its worker.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from serfmp.errors import InternalError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from serfmp.events.invocation import Invocation
-
-QUEUE_LIMIT: Final = 8192
-"""Invocations that wait in one lane."""
+from serfmp.events.invocation import Invocation
+from serfmp.events.policy import Order, Overflow, QueuePolicy
 
 SIZE_LIMIT: Final = 24 * 1024 * 1024
 """Bytes that wait in all lanes: a quarter of a bank of the ledger."""
 
 
-def worker_of(key: int, workers: int) -> int:
+def worker_of(key: str, workers: int) -> int:
     """The worker that runs the lane of this key."""
-    return zlib.crc32(str(key).encode()) % workers
+    return zlib.crc32(key.encode(errors="surrogateescape")) % workers
 
 
 @dataclass(slots=True)
+class _Group:
+    """The lanes of one handler, for events or for queries."""
+
+    key: str
+    policy: QueuePolicy
+    waiting: int = 0
+    under_way: int = 0
+    blocked: deque[_Lane] = field(default_factory=deque)
+    """Lanes that could start one if the group were not at its bound."""
+    lanes: dict[str, _Lane] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class _Lane:
-    key: int
+    key: str
     worker: int
+    group: _Group
+    limit: int
     waiting: deque[Invocation] = field(default_factory=deque)
     size: int = 0
     """Bytes of what waits."""
-    under_way: Invocation | None = None
+    under_way: int = 0
     offered: bool = False
-    """It stands in its worker's row of lanes that could start one."""
+    """It stands in its worker's row, or among the blocked of its group."""
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    lane: _Lane
+    invocation: Invocation
+    resting: bool = False
+    """It waits to be tried again and uses no credit."""
 
 
 class Lanes:
     """See the module."""
 
-    def __init__(self, workers: int, queue_limit: int = QUEUE_LIMIT, size_limit: int = SIZE_LIMIT) -> None:
+    def __init__(self, workers: int, size_limit: int = SIZE_LIMIT) -> None:
         self._workers = workers
-        self._queue_limit = queue_limit
         self._size_limit = size_limit
-        self._lanes: dict[int, _Lane] = {}
-        self._under_way: dict[int, _Lane] = {}
+        self._groups: dict[str, _Group] = {}
+        self._lanes: dict[str, _Lane] = {}
+        self._under_way: dict[int, _UnderWay] = {}
         self._credits = [0] * workers
         self._used = [0] * workers
         self._rows: list[deque[_Lane]] = [deque() for _ in range(workers)]
         self._size = 0
+        self.late: list[Invocation] = []
+        """Queries that were not started because their deadline had passed, until `take_late`."""
 
     @property
     def waiting(self) -> int:
         """Invocations that wait."""
-        return sum(len(lane.waiting) for lane in self._lanes.values())
+        return sum(group.waiting for group in self._groups.values())
 
     @property
     def under_way(self) -> int:
         """Invocations that were taken and have not finished."""
         return len(self._under_way)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a worker has one of them."""
+        return any(self._used)
+
+    def counts(self, group: str) -> tuple[int, int]:
+        """How many invocations of a group wait, and how many are under way."""
+        found = self._groups.get(group)
+        return (0, 0) if found is None else (found.waiting, found.under_way)
+
     def set_credits(self, worker: int, credits: int) -> None:
         """A worker runs at most so many invocations at once from now on; 0: it is not there."""
         self._credits[worker] = credits
 
-    def push(self, invocation: Invocation) -> list[Invocation]:
+    def push(self, invocation: Invocation, policy: QueuePolicy) -> list[Invocation]:
         """Put an invocation at the end of its lane. Returns those that were dropped for it, oldest first."""
-        lane = self._lane(invocation.handler)
-        lane.waiting.append(invocation)
-        self._resize(lane, invocation.size)
+        lane = self._lane(invocation, policy)
+        group = lane.group
+        if group.waiting >= policy.limit and policy.overflow is Overflow.DROP_NEWEST:
+            self._forget_if_idle(lane)
+            return [invocation]
+        self._append(lane, invocation)
         self._offer(lane)
         dropped = []
-        while len(lane.waiting) > self._queue_limit:
-            dropped.append(self._drop(lane))
+        while group.waiting > policy.limit:
+            dropped.append(self._pop(self._oldest(group)))
         while self._size > self._size_limit:
-            dropped.append(self._drop(max(self._lanes.values(), key=lambda one: one.size)))
+            dropped.append(self._pop(max(self._lanes.values(), key=lambda one: one.size)))
         return dropped
 
-    def adopt(self, invocation: Invocation) -> None:
-        """An invocation is under way already: it was taken by an earlier dispatcher."""
-        self._begin(self._lane(invocation.handler), invocation)
+    def last_waiting(self, invocation: Invocation) -> Invocation | None:
+        """The last one that waits in the lane of this invocation."""
+        lane = self._lanes.get(invocation.lane)
+        return lane.waiting[-1] if lane is not None and lane.waiting else None
 
-    def take(self) -> list[tuple[int, Invocation]]:
+    def replace_last(self, invocation: Invocation) -> None:
+        """Put this one in the place of the last one that waits in its lane."""
+        lane = self._lanes[invocation.lane]
+        old = lane.waiting.pop()
+        lane.waiting.append(invocation)
+        self._resize(lane, invocation.size - old.size)
+
+    def adopt(self, invocation: Invocation, policy: QueuePolicy) -> None:
+        """An invocation is under way already: it was taken by an earlier dispatcher."""
+        self._begin(self._lane(invocation, policy), invocation)
+
+    def take(self, now: float) -> list[tuple[int, Invocation]]:
         """All that may start now: worker and invocation. Each is under way until `finished` or `put_back`."""
-        return [taken for worker in range(self._workers) for taken in self._take_for(worker)]
+        return [taken for worker in range(self._workers) for taken in self._take_for(worker, now)]
+
+    def take_late(self) -> list[Invocation]:
+        """Queries that came too late since the last call."""
+        late, self.late = self.late, []
+        return late
 
     def finished(self, number: int) -> Invocation | None:
         """An invocation has ended: its lane goes on. None if it is not under way."""
-        lane = self._under_way.pop(number, None)
-        if lane is None:
+        entry = self._under_way.pop(number, None)
+        if entry is None:
             return None
-        invocation, lane.under_way = lane.under_way, None
-        self._used[lane.worker] -= 1
+        lane = entry.lane
+        lane.under_way -= 1
+        lane.group.under_way -= 1
+        if not entry.resting:
+            self._used[lane.worker] -= 1
         self._offer(lane)
-        return invocation
+        self._unblock(lane.group)
+        self._forget_if_idle(lane)
+        return entry.invocation
 
-    def put_back(self, number: int) -> None:
-        """An invocation was not run after all: it is the next of its lane."""
-        lane = self._under_way.get(number)
-        if lane is None or lane.under_way is None:
+    def rest(self, number: int) -> None:
+        """An invocation has ended and is to be tried again later: it keeps its place until `put_back`."""
+        entry = self._under_way[number]
+        if not entry.resting:
+            entry.resting = True
+            self._used[entry.lane.worker] -= 1
+
+    def put_back(self, number: int, invocation: Invocation | None = None) -> None:
+        """An invocation was not run after all, or is tried again (as `invocation`): it is the next of its lane."""
+        entry = self._under_way.get(number)
+        if entry is None:
             raise InternalError(f"invocation {number} is put back but not under way")
-        invocation = lane.under_way
-        lane.waiting.appendleft(invocation)
-        self._resize(lane, invocation.size)
+        lane, back = entry.lane, invocation or entry.invocation
+        lane.waiting.appendleft(back)
+        lane.group.waiting += 1
+        self._resize(lane, back.size)
         self.finished(number)
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
-    def _lane(self, key: int) -> _Lane:
-        lane = self._lanes.get(key)
+    def _lane(self, invocation: Invocation, policy: QueuePolicy) -> _Lane:
+        lane = self._lanes.get(invocation.lane)
         if lane is None:
-            lane = self._lanes[key] = _Lane(key, worker_of(key, self._workers))
+            group = self._groups.get(invocation.group)
+            if group is None:
+                group = self._groups[invocation.group] = _Group(invocation.group, policy)
+            limit = policy.concurrency if policy.order is Order.HANDLER else 1
+            worker = worker_of(invocation.lane, self._workers)
+            lane = self._lanes[invocation.lane] = _Lane(invocation.lane, worker, group, limit)
+            group.lanes[lane.key] = lane
+        else:
+            lane.group.policy = policy
+            lane.limit = policy.concurrency if policy.order is Order.HANDLER else 1
         return lane
 
-    def _take_for(self, worker: int) -> Iterable[tuple[int, Invocation]]:
+    def _append(self, lane: _Lane, invocation: Invocation) -> None:
+        lane.waiting.append(invocation)
+        lane.group.waiting += 1
+        self._resize(lane, invocation.size)
+
+    def _pop(self, lane: _Lane) -> Invocation:
+        invocation = lane.waiting.popleft()
+        lane.group.waiting -= 1
+        self._resize(lane, -invocation.size)
+        return invocation
+
+    def _take_for(self, worker: int, now: float) -> Iterator[tuple[int, Invocation]]:
         row = self._rows[worker]
         while row and self._used[worker] < self._credits[worker]:
             lane = row.popleft()
             lane.offered = False
-            if lane.waiting:
-                invocation = lane.waiting.popleft()
-                self._resize(lane, -invocation.size)
-                self._begin(lane, invocation)
-                yield worker, invocation
+            while lane.waiting and 0.0 < lane.waiting[0].deadline < now:
+                self.late.append(self._pop(lane))
+            if not lane.waiting or lane.under_way >= lane.limit:
+                self._forget_if_idle(lane)
+                continue
+            if lane.group.under_way >= lane.group.policy.concurrency:
+                lane.offered = True
+                lane.group.blocked.append(lane)
+                continue
+            invocation = self._pop(lane)
+            self._begin(lane, invocation)
+            self._offer(lane)
+            yield worker, invocation
 
     def _begin(self, lane: _Lane, invocation: Invocation) -> None:
-        if lane.under_way is not None:
-            raise InternalError(f"lane {lane.key} has two invocations under way")
-        lane.under_way = invocation
-        self._under_way[invocation.number] = lane
+        if invocation.number in self._under_way:
+            raise InternalError(f"invocation {invocation.number} is under way twice")
+        lane.under_way += 1
+        lane.group.under_way += 1
+        self._under_way[invocation.number] = _UnderWay(lane, invocation)
         self._used[lane.worker] += 1
 
     def _offer(self, lane: _Lane) -> None:
-        if lane.waiting and lane.under_way is None and not lane.offered:
+        if lane.waiting and lane.under_way < lane.limit and not lane.offered:
             lane.offered = True
             self._rows[lane.worker].append(lane)
 
-    def _drop(self, lane: _Lane) -> Invocation:
-        invocation = lane.waiting.popleft()
-        self._resize(lane, -invocation.size)
-        return invocation
+    def _unblock(self, group: _Group) -> None:
+        if group.blocked and group.under_way < group.policy.concurrency:
+            lane = group.blocked.popleft()
+            self._rows[lane.worker].append(lane)
+
+    def _forget_if_idle(self, lane: _Lane) -> None:
+        """Lanes come and go with nodes and events: an idle one leaves nothing."""
+        if lane.waiting or lane.under_way or lane.offered:
+            return
+        if self._lanes.pop(lane.key, None) is not None:
+            del lane.group.lanes[lane.key]
+        if not lane.group.lanes:
+            self._groups.pop(lane.group.key, None)
+
+    def _oldest(self, group: _Group) -> _Lane:
+        waiting = (lane for lane in group.lanes.values() if lane.waiting)
+        return min(waiting, key=lambda lane: lane.waiting[0].number)
 
     def _resize(self, lane: _Lane, change: int) -> None:
         lane.size += change

@@ -4,28 +4,31 @@ Rules:
 
 * An event is in the ledger, with all its invocations, before it is acknowledged to the detector; one record set, all or
   nothing. So a killed dispatcher loses none and repeats none.
+* Each invocation names the handler that it was made for, as it was then: a reload changes what follows, never what
+  waits. Handlers are written once and stay as long as an invocation names them.
 * An invocation is marked *sent*, with worker and generation, before its frame leaves; it is taken out when its end is
   known, before the worker is told to forget it.
 * Numbers of invocations rise for the life of the agent and are never used again: workers know them by number.
 
-Records: `event` (last sequence, next number), `queued`, `sent`, `returned`, `finished`.
+Records: `handler`, `event` (last sequence, next number), `queued`, `sent`, `returned`, `grown`, `retried`, `finished`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.journal import JournalOverflowError
 from serfmp.errors import InternalError
-from serfmp.events.invocation import Invocation
+from serfmp.events.invocation import Invocation, order_keys
+from serfmp.events.specs import HandlerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from serfmp.agent.journal import Journal
+    from serfmp.detector.effects import Event
     from serfmp.events.invocation import ScriptInput
-    from serfmp.events.specs import HandlerSpec
 
 _NOBODY: Final = -1
 
@@ -35,6 +38,8 @@ class Debt:
     """An invocation that is not finished, and how far it has come."""
 
     invocation: Invocation
+    spec: HandlerSpec
+    """Its handler, as it was when the event came."""
     worker: int = _NOBODY
     """Index of the worker that it was sent to; -1: it waits."""
     generation: int = 0
@@ -57,13 +62,18 @@ class Ledger:
         self.last = -1
         """Sequence of the last event that is in the ledger; -1: none ever was."""
         self._next = first
+        self._specs: dict[str, HandlerSpec] = {}
+        """By identity: the latest of each that was written."""
         self.debts: dict[int, Debt] = {}
         """By number of the invocation, oldest first."""
         apply: dict[str, Callable[..., None]] = {
+            "handler": self._apply_handler,
             "event": self._apply_event,
             "queued": self._apply_queued,
             "sent": self._apply_sent,
             "returned": self._apply_returned,
+            "grown": self._apply_grown,
+            "retried": self._apply_retried,
             "finished": self._apply_finished,
         }
         for kind, *fields in journal.replay():
@@ -71,18 +81,43 @@ class Ledger:
                 raise InternalError(f"the ledger has a record of unknown kind '{kind}'")
             apply[kind](*fields)
 
-    def event(self, sequence: int, label: str, given: ScriptInput, specs: Iterable[HandlerSpec]) -> list[Invocation]:
+    def event(
+        self,
+        event: Event,
+        label: str,
+        given: ScriptInput,
+        specs: Iterable[HandlerSpec],
+        deadline: float = 0.0,
+        query: tuple[int, int] | None = None,
+    ) -> list[Debt]:
         """Write an event down with one invocation for each of these handlers, in order. Returns them."""
-        invocations = [
-            Invocation(number, sequence, spec.index, label, spec.script, given.environment, given.stdin)
-            for number, spec in enumerate(specs, self._next)
-        ]
-        following = self._next + len(invocations)
-        self._write([*map(_queued, invocations), ("event", sequence, following)])
-        self._apply_event(sequence, following)
-        for invocation in invocations:
-            self.debts[invocation.number] = Debt(invocation)
-        return invocations
+        debts = []
+        records: list[tuple[Any, ...]] = []
+        for number, spec in enumerate(specs, self._next):
+            lane, group = order_keys(spec, event, number)
+            invocation = Invocation(
+                number,
+                event.sequence,
+                spec.identity,
+                lane,
+                group,
+                label,
+                given.environment,
+                given.stdin,
+                deadline,
+                query,
+            )
+            if self._specs.get(spec.identity) != spec:
+                records.append(("handler", spec.identity, spec.to_plain()))
+                self._specs[spec.identity] = spec
+            records.append(_queued(invocation))
+            debts.append(Debt(invocation, spec))
+        following = self._next + len(debts)
+        self._write([*records, ("event", event.sequence, following)])
+        self._apply_event(event.sequence, following)
+        for debt in debts:
+            self.debts[debt.invocation.number] = debt
+        return debts
 
     def sent(self, taken: list[tuple[Invocation, int, int]]) -> None:
         """These invocations are about to go to these workers: index and generation."""
@@ -96,6 +131,20 @@ class Ledger:
         self._write(("returned", number) for number in numbers)
         for number in numbers:
             self._apply_returned(number)
+
+    def grown(self, number: int, by: int, stdin: bytes) -> Invocation:
+        """A waiting invocation takes over the input of another one, `by`, which is done. Returns it as it is now."""
+        self._write([("grown", number, stdin), ("finished", by)])
+        self._apply_grown(number, stdin)
+        self._apply_finished(by)
+        return self.debts[number].invocation
+
+    def retried(self, number: int) -> Invocation:
+        """An invocation has failed and waits to be tried again, under a new number. Returns it as it is now."""
+        again = self._next
+        self._write([("retried", number, again)])
+        self._apply_retried(number, again)
+        return self.debts[again].invocation
 
     def finished(self, numbers: list[int]) -> None:
         """These are done, or given up: nothing is owed for them any more."""
@@ -118,18 +167,37 @@ class Ledger:
 
     def _state(self) -> Iterator[tuple[Any, ...]]:
         yield "event", self.last, self._next
+        written: dict[str, HandlerSpec] = {}
         for number, debt in self.debts.items():
+            name = debt.invocation.handler
+            if written.get(name) != debt.spec:
+                written[name] = debt.spec
+                yield "handler", name, debt.spec.to_plain()
             yield _queued(debt.invocation)
             if debt.sent:
                 yield "sent", number, debt.worker, debt.generation
+        for name, spec in self._specs.items():
+            if written.get(name) != spec:
+                yield "handler", name, spec.to_plain()
+
+    def forget_handlers(self, present: set[str]) -> None:
+        """Handlers that were taken out of the configuration need not be kept for what follows."""
+        self._specs = {name: spec for name, spec in self._specs.items() if name in present}
+
+    def _apply_handler(self, identity: str, plain: dict[str, Any]) -> None:
+        self._specs[identity] = HandlerSpec.from_plain(plain)
 
     def _apply_event(self, sequence: int, following: int) -> None:
         self.last = sequence
         self._next = following
 
     def _apply_queued(self, *fields: Any) -> None:
-        invocation = Invocation(*fields)
-        self.debts[invocation.number] = Debt(invocation)
+        number, sequence, handler, lane, group, event, environment, stdin, deadline, query, attempt = fields
+        asked = None if query is None else (query[0], query[1])
+        invocation = Invocation(
+            number, sequence, handler, lane, group, event, environment, stdin, deadline, asked, attempt
+        )
+        self.debts[invocation.number] = Debt(invocation, self._specs[invocation.handler])
 
     def _apply_sent(self, number: int, worker: int, generation: int) -> None:
         debt = self.debts[number]
@@ -139,18 +207,33 @@ class Ledger:
         debt = self.debts[number]
         debt.worker, debt.generation = _NOBODY, 0
 
+    def _apply_grown(self, number: int, stdin: bytes) -> None:
+        debt = self.debts[number]
+        debt.invocation = replace(debt.invocation, stdin=debt.invocation.stdin + stdin)
+
+    def _apply_retried(self, number: int, again: int) -> None:
+        debt = self.debts.pop(number)
+        old = debt.invocation
+        self.debts[again] = Debt(replace(old, number=again, attempt=old.attempt + 1), debt.spec)
+        self._next = again + 1
+
     def _apply_finished(self, number: int) -> None:
         del self.debts[number]
 
 
 def _queued(invocation: Invocation) -> tuple[Any, ...]:
+    query = None if invocation.query is None else list(invocation.query)
     return (
         "queued",
         invocation.number,
         invocation.sequence,
         invocation.handler,
+        invocation.lane,
+        invocation.group,
         invocation.event,
-        invocation.script,
         invocation.environment,
         invocation.stdin,
+        invocation.deadline,
+        query,
+        invocation.attempt,
     )

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from serfmp.events.invocation import Invocation
+    from serfmp.events.specs import HandlerSpec
 
 
-def report_lines(invocation: Invocation, end: Finished) -> Iterator[tuple[str, str]]:
+def report_lines(invocation: Invocation, spec: HandlerSpec, end: Finished) -> Iterator[tuple[str, str]]:
     """Level and text of each line, in order."""
-    script = invocation.script
+    script = spec.title
     kept = len(end.output)
     if end.output_size > kept:
         yield "WARN", f"Script '{script}' generated {end.output_size} bytes of output, truncated to {kept}"
@@ -29,12 +30,12 @@ def report_lines(invocation: Invocation, end: Finished) -> Iterator[tuple[str, s
         yield "ERR", f"Error invoking script '{script}': {reason}"
 
 
-def lost_lines(invocation: Invocation, status: int | None) -> Iterator[tuple[str, str]]:
+def lost_lines(invocation: Invocation, spec: HandlerSpec, status: int | None) -> Iterator[tuple[str, str]]:
     """The same for a script whose worker died before it could tell the end.
 
     `status`: exit code, a signal as a negative number, or None if the script still ran.
     """
-    script = invocation.script
+    script = spec.title
     if status is None:
         reason = "because the process that ran it died"
         text = f"Script '{script}' was cut short, {reason}; event '{invocation.event}' is not handled again"

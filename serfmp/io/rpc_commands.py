@@ -53,6 +53,9 @@ REQUEST_LIMIT: Final = 30.0
 JOIN_LIMIT: Final = 60.0
 """Seconds for a join, which waits for other nodes."""
 
+INQUIRY_LIMIT: Final = 5.0
+"""Seconds that another process has to tell something."""
+
 _WITHOUT_TOKEN: Final = frozenset({"handshake", "auth"})
 _ANSWERED_WITH_BODY: Final = frozenset(
     {"members-filtered", "get-coordinate", "install-key", "use-key", "remove-key", "list-keys"}
@@ -90,6 +93,7 @@ class Commands:
             "query": self._query,
             "respond": self._respond,
             "why": self._why,
+            "handlers": self._handlers,
         }
 
     def execute(self, connection: Connection, request: Request) -> None:
@@ -150,8 +154,9 @@ class Commands:
         config = self._child.config
         own = self._replica.member(config.node)
         handlers = {
-            f"{spec.kind.label if spec.kind is not None else '*'}:{spec.name}": spec.script
+            f"{pattern.kind.label if pattern.kind is not None else '*'}:{pattern.name}": spec.shown_command
             for spec in parse_handlers(config.handlers)
+            for pattern in spec.patterns
         }
         machine = platform.machine()
         runtime = {
@@ -312,6 +317,23 @@ class Commands:
             connection.answer(request, body=rpc_records.pack(body))
 
         self._ask(WhyRequest(node), REQUEST_LIMIT, answered)
+
+    def _handlers(self, connection: Connection, request: Request) -> None:
+        """An extension: the handlers, what they do, and how their last runs ended."""
+        waiting = [connection]
+
+        def answered(rows: Any) -> None:
+            if not waiting:
+                return
+            waiting.clear()
+            timer.cancel()
+            if rows is None:
+                connection.answer(request, "the dispatcher cannot tell now; try again")
+                return
+            connection.answer(request, body=rpc_records.pack({"Handlers": rows}))
+
+        timer = self._child.loop.call_later(INQUIRY_LIMIT, lambda: answered(None))
+        self._child.inquire("handlers", answered)
 
     def _ask(self, request: CoreRequest, limit: float, answered: Answered) -> int:
         """Ask the detector; `answered` is called once, with an error if there is no answer within `limit` seconds."""

@@ -43,6 +43,8 @@ class Stage:
         self.statuses: dict[str, int] = {}
         self.events: list[Event] = []
         self.acknowledged = 0
+        self.asked: list[tuple[str, list[Any]]] = []
+        """Kinds and fields of what the dispatcher asked of the detector; all of it is granted."""
         self._temporary = tempfile.TemporaryDirectory(prefix="s")
         self.directory = Path(self._temporary.name)
         self._page = heartbeat.create()
@@ -56,7 +58,7 @@ class Stage:
             acknowledged=lambda _consumer: self.acknowledged,
             outbox=self._outbox,
             members=list,
-            on_ask=lambda _consumer, _generation, _ask: None,
+            on_ask=self._on_ask,
             on_acknowledge=self._on_acknowledge,
         )
         owned: list[tuple[str, int, dict[str, int]]] = [("dispatcher", 0, {"ledger": self.ledger})]
@@ -163,6 +165,10 @@ class Stage:
 
     def _outbox(self, after: int) -> Iterator[Event]:
         return islice(self.events, max(after, 0), None)
+
+    def _on_ask(self, consumer: str, generation: int, ask: frames.Ask) -> None:
+        self.asked.append((ask.kind, ask.fields))
+        self._hub.answer(consumer, generation, frames.Answered(ask.number, None, ""))
 
     def _on_acknowledge(self, consumer: str, sequence: int) -> None:
         if consumer == "dispatcher":

@@ -12,21 +12,40 @@ from hypothesis import strategies as st
 from serfmp.errors import InternalError
 from serfmp.events.invocation import Invocation
 from serfmp.events.lanes import Lanes, worker_of
+from serfmp.events.policy import Order, Overflow, QueuePolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def invocation(number: int, handler: int = 0, size: int = 0) -> Invocation:
-    return Invocation(number, number, handler, "user", "x", {}, b"x" * size)
+PLAIN = QueuePolicy()
+
+
+def invocation(number: int, handler: int = 0, size: int = 0, lane: str = "", deadline: float = 0.0) -> Invocation:
+    group = f"h{handler}"
+    return Invocation(number, number, group, lane or group, group, "user", {}, b"x" * size, deadline)
+
+
+class Simple(Lanes):
+    """Lanes with one policy for everything."""
+
+    def __init__(self, workers: int, policy: QueuePolicy = PLAIN, **bounds: int) -> None:
+        super().__init__(workers, **bounds)
+        self.policy = policy
+
+    def put(self, one: Invocation) -> list[Invocation]:
+        return self.push(one, self.policy)
+
+    def go(self, now: float = 0.0) -> list[tuple[int, Invocation]]:
+        return self.take(now)
 
 
 def numbers(taken: Iterable[tuple[int, Invocation]]) -> list[int]:
     return [one.number for _worker, one in taken]
 
 
-def lanes_with_credits(workers: int = 1, credits: int = 100, **bounds: int) -> Lanes:
-    lanes = Lanes(workers, **bounds)
+def lanes_with_credits(workers: int = 1, credits: int = 100, policy: QueuePolicy = PLAIN, **bounds: int) -> Simple:
+    lanes = Simple(workers, policy, **bounds)
     for worker in range(workers):
         lanes.set_credits(worker, credits)
     return lanes
@@ -35,28 +54,28 @@ def lanes_with_credits(workers: int = 1, credits: int = 100, **bounds: int) -> L
 def test_one_of_a_lane_runs_at_a_time_and_in_order() -> None:
     lanes = lanes_with_credits()
     for number in (1, 2, 3):
-        lanes.push(invocation(number))
-    assert numbers(lanes.take()) == [1]
-    assert numbers(lanes.take()) == []
+        lanes.put(invocation(number))
+    assert numbers(lanes.go()) == [1]
+    assert numbers(lanes.go()) == []
     assert lanes.finished(1) == invocation(1)
-    assert numbers(lanes.take()) == [2]
+    assert numbers(lanes.go()) == [2]
 
 
 def test_a_hung_lane_holds_up_no_other() -> None:
     lanes = lanes_with_credits()
-    lanes.push(invocation(1, handler=0))
-    assert numbers(lanes.take()) == [1]
-    lanes.push(invocation(2, handler=0))
-    lanes.push(invocation(3, handler=1))
-    assert numbers(lanes.take()) == [3]
+    lanes.put(invocation(1, handler=0))
+    assert numbers(lanes.go()) == [1]
+    lanes.put(invocation(2, handler=0))
+    lanes.put(invocation(3, handler=1))
+    assert numbers(lanes.go()) == [3]
 
 
 def test_credits_bound_what_runs_and_lanes_take_turns() -> None:
     lanes = lanes_with_credits(credits=1)
     for number in range(6):
-        lanes.push(invocation(number, handler=number % 3))
+        lanes.put(invocation(number, handler=number % 3))
     order = []
-    while taken := numbers(lanes.take()):
+    while taken := numbers(lanes.go()):
         assert len(taken) == 1
         order += taken
         lanes.finished(taken[0])
@@ -64,52 +83,52 @@ def test_credits_bound_what_runs_and_lanes_take_turns() -> None:
 
 
 def test_a_worker_without_credits_gets_nothing_and_the_other_goes_on() -> None:
-    lanes = Lanes(2)
-    keys = [next(key for key in range(100) if worker_of(key, 2) == worker) for worker in (0, 1)]
+    lanes = Simple(2)
+    keys = [next(key for key in range(100) if worker_of(f"h{key}", 2) == worker) for worker in (0, 1)]
     for number, key in enumerate(keys):
-        lanes.push(invocation(number, handler=key))
-    assert lanes.take() == []
+        lanes.put(invocation(number, handler=key))
+    assert lanes.go() == []
     lanes.set_credits(1, 1)
-    assert lanes.take() == [(1, invocation(1, handler=keys[1]))]
+    assert lanes.go() == [(1, invocation(1, handler=keys[1]))]
 
 
 def test_what_was_not_run_is_the_next_of_its_lane() -> None:
     lanes = lanes_with_credits()
     for number in (1, 2):
-        lanes.push(invocation(number))
-    lanes.take()
+        lanes.put(invocation(number))
+    lanes.go()
     lanes.put_back(1)
-    assert numbers(lanes.take()) == [1]
+    assert numbers(lanes.go()) == [1]
     with pytest.raises(InternalError):
         lanes.put_back(2)
 
 
 def test_what_is_adopted_blocks_its_lane_until_it_has_finished() -> None:
     lanes = lanes_with_credits()
-    lanes.adopt(invocation(1))
-    lanes.push(invocation(2))
-    assert lanes.take() == []
+    lanes.adopt(invocation(1), lanes.policy)
+    lanes.put(invocation(2))
+    assert lanes.go() == []
     lanes.finished(1)
-    assert numbers(lanes.take()) == [2]
+    assert numbers(lanes.go()) == [2]
 
 
 def test_beyond_the_bound_the_oldest_of_the_same_lane_goes() -> None:
-    lanes = lanes_with_credits(queue_limit=2)
-    lanes.push(invocation(1))
-    lanes.take()
-    assert [lanes.push(invocation(number)) for number in (2, 3)] == [[], []]
-    assert lanes.push(invocation(4)) == [invocation(2)]
-    assert lanes.push(invocation(5, handler=1)) == []
+    lanes = lanes_with_credits(policy=QueuePolicy(limit=2))
+    lanes.put(invocation(1))
+    lanes.go()
+    assert [lanes.put(invocation(number)) for number in (2, 3)] == [[], []]
+    assert lanes.put(invocation(4)) == [invocation(2)]
+    assert lanes.put(invocation(5, handler=1)) == []
     assert (lanes.waiting, lanes.under_way) == (3, 1)
 
 
 def test_beyond_the_bytes_the_oldest_of_the_largest_lane_goes() -> None:
     lanes = lanes_with_credits(size_limit=10_000)
-    assert lanes.push(invocation(1, handler=1, size=100)) == []
-    assert lanes.push(invocation(2, handler=0, size=5000)) == []
-    assert [one.number for one in lanes.push(invocation(3, handler=0, size=5000))] == [2]
-    assert [one.number for one in lanes.push(invocation(4, handler=1, size=20_000))] == [1, 4]
-    assert numbers(lanes.take()) == [3]
+    assert lanes.put(invocation(1, handler=1, size=100)) == []
+    assert lanes.put(invocation(2, handler=0, size=5000)) == []
+    assert [one.number for one in lanes.put(invocation(3, handler=0, size=5000))] == [2]
+    assert [one.number for one in lanes.put(invocation(4, handler=1, size=20_000))] == [1, 4]
+    assert numbers(lanes.go()) == [3]
 
 
 class Model:
@@ -122,16 +141,17 @@ class Model:
 
     def check(self, taken: list[tuple[int, Invocation]]) -> None:
         for worker, one in taken:
-            assert worker == worker_of(one.handler, self.workers)
-            assert one.handler not in self.under_way, "two of a lane"
-            assert self.waiting[one.handler].popleft() == one.number, "out of order"
-            self.under_way[one.handler] = one.number
+            assert worker == worker_of(one.lane, self.workers)
+            key = int(one.handler[1:])
+            assert key not in self.under_way, "two of a lane"
+            assert self.waiting[key].popleft() == one.number, "out of order"
+            self.under_way[key] = one.number
         for worker in range(self.workers):
-            used = sum(worker_of(key, self.workers) == worker for key in self.under_way)
+            used = sum(worker_of(f"h{key}", self.workers) == worker for key in self.under_way)
             could = [
                 key
                 for key, queue in self.waiting.items()
-                if queue and key not in self.under_way and worker_of(key, self.workers) == worker
+                if queue and key not in self.under_way and worker_of(f"h{key}", self.workers) == worker
             ]
             assert used <= self.credits
             assert used == self.credits or not could, "a lane was forgotten"
@@ -149,10 +169,10 @@ def test_any_run_keeps_order_and_exclusion_and_forgets_nothing(
     lanes, model = lanes_with_credits(workers, credits), Model(workers, credits)
     for number, (step, key) in enumerate(steps):
         if step == "push":
-            assert lanes.push(invocation(number, key)) == []
+            assert lanes.put(invocation(number, key)) == []
             model.waiting[key].append(number)
         elif step == "take":
-            model.check(lanes.take())
+            model.check(lanes.go())
         elif key in model.under_way:
             ended = model.under_way.pop(key)
             if step == "finish":
@@ -172,18 +192,18 @@ def test_any_run_keeps_order_and_exclusion_and_forgets_nothing(
 def test_what_is_pushed_is_dropped_or_waits_within_the_bounds(
     pushes: list[tuple[int, int]], queue_limit: int, size_limit: int
 ) -> None:
-    lanes = lanes_with_credits(queue_limit=queue_limit, size_limit=size_limit)
+    lanes = lanes_with_credits(policy=QueuePolicy(limit=queue_limit), size_limit=size_limit)
     waiting: dict[int, Invocation] = {}
     for number, (key, size) in enumerate(pushes):
         waiting[number] = invocation(number, key, size)
-        for one in lanes.push(waiting[number]):
+        for one in lanes.put(waiting[number]):
             assert one.number == min(other for other, held in waiting.items() if held.handler == one.handler)
             del waiting[one.number]
         assert lanes.waiting == len(waiting)
         assert sum(one.size for one in waiting.values()) <= size_limit
-        assert all(sum(one.handler == key for one in waiting.values()) <= queue_limit for key in range(4))
+        assert all(sum(one.handler == f"h{key}" for one in waiting.values()) <= queue_limit for key in range(4))
     seen = []
-    while taken := numbers(lanes.take()):
+    while taken := numbers(lanes.go()):
         seen += taken
         for ended in taken:
             lanes.finished(ended)
@@ -193,3 +213,108 @@ def test_what_is_pushed_is_dropped_or_waits_within_the_bounds(
 def test_an_end_of_something_unknown_changes_nothing() -> None:
     lanes = lanes_with_credits()
     assert lanes.finished(7) is None
+
+
+def test_a_handler_with_more_places_starts_in_order_and_keeps_to_them() -> None:
+    lanes = lanes_with_credits(policy=QueuePolicy(concurrency=2))
+    for number in range(4):
+        lanes.put(invocation(number))
+    assert numbers(lanes.go()) == [0, 1]
+    lanes.finished(1)
+    assert numbers(lanes.go()) == [2]
+
+
+def test_lanes_of_one_handler_share_its_places() -> None:
+    lanes = lanes_with_credits(policy=QueuePolicy(Order.NODE, concurrency=2))
+    for number, lane in enumerate(["a", "a", "b", "c"]):
+        lanes.put(invocation(number, lane=lane))
+    assert numbers(lanes.go()) == [0, 2]
+    lanes.finished(2)
+    assert numbers(lanes.go()) == [3]
+    lanes.finished(0)
+    assert numbers(lanes.go()) == [1]
+    assert lanes.counts("h0") == (0, 2)
+    for number in (1, 3):
+        lanes.finished(number)
+    assert not lanes._lanes
+    assert not lanes._groups
+
+
+def test_the_newest_is_refused_where_the_handler_says_so() -> None:
+    lanes = lanes_with_credits(policy=QueuePolicy(limit=1, overflow=Overflow.DROP_NEWEST))
+    assert lanes.put(invocation(1)) == []
+    assert lanes.put(invocation(2)) == [invocation(2)]
+    assert numbers(lanes.go()) == [1]
+
+
+def test_a_query_whose_time_is_over_is_not_started_and_holds_up_nobody() -> None:
+    lanes = lanes_with_credits()
+    lanes.put(invocation(1, deadline=5.0))
+    lanes.put(invocation(2, deadline=50.0))
+    assert numbers(lanes.go(now=10.0)) == [2]
+    assert lanes.take_late() == [invocation(1, deadline=5.0)]
+    assert lanes.take_late() == []
+
+
+def test_one_that_rests_keeps_its_place_but_not_its_worker() -> None:
+    lanes = lanes_with_credits(credits=1)
+    for number, handler in ((1, 0), (2, 0), (3, 1)):
+        lanes.put(invocation(number, handler))
+    assert numbers(lanes.go()) == [1]
+    lanes.rest(1)
+    assert not lanes.busy
+    assert numbers(lanes.go()) == [3]
+    lanes.finished(3)
+    assert lanes.go() == []
+    lanes.put_back(1, invocation(9))
+    assert numbers(lanes.go()) == [9]
+    lanes.finished(9)
+    assert numbers(lanes.go()) == [2]
+
+
+def test_the_last_that_waits_can_be_replaced() -> None:
+    lanes = lanes_with_credits()
+    for number in (1, 2):
+        lanes.put(invocation(number))
+    assert lanes.last_waiting(invocation(3)) == invocation(2)
+    lanes.replace_last(invocation(2, size=7))
+    assert numbers(lanes.go()) == [1]
+    assert lanes.last_waiting(invocation(3, handler=5)) is None
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(["push", "push", "take", "finish"]), st.integers(0, 8)), max_size=120),
+    order=st.sampled_from([Order.HANDLER, Order.NODE, Order.NONE]),
+    concurrency=st.integers(1, 3),
+)
+def test_no_handler_exceeds_its_places_and_none_is_forgotten(
+    steps: list[tuple[str, int]], order: Order, concurrency: int
+) -> None:
+    lanes = lanes_with_credits(2, policy=QueuePolicy(order, concurrency))
+    running: dict[int, Invocation] = {}
+    pushed = ended = 0
+    for number, (step, choice) in enumerate(steps):
+        handler = choice % 3
+        lane = {Order.HANDLER: "", Order.NODE: f"h{handler} {choice}", Order.NONE: f"h{handler} {number}x"}[order]
+        if step == "push":
+            lanes.put(invocation(number, handler, lane=lane))
+            pushed += 1
+        elif step == "take":
+            for _worker, one in lanes.go():
+                running[one.number] = one
+        elif running:
+            ended += 1
+            lanes.finished(running.pop(sorted(running)[choice % len(running)]).number)
+        for group in range(3):
+            mine = [one for one in running.values() if one.handler == f"h{group}"]
+            assert len(mine) <= concurrency
+            if order is Order.NODE:
+                assert len({one.lane for one in mine}) == len(mine)
+    while True:
+        running.update({one.number: one for _worker, one in lanes.go()})
+        if not running:
+            break
+        ended += 1
+        lanes.finished(running.popitem()[1].number)
+    assert ended == pushed
+    assert not lanes._lanes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from serfmp.detector.effects import EventKind, Member, MemberEvent, MemberStatus, UserEventReceived
-from serfmp.events.lanes import QUEUE_LIMIT
+from serfmp.events.policy import QUEUE_LIMIT
 from tests.events.stage import Stage, process_is_there, stage_config
 
 if TYPE_CHECKING:

@@ -1,0 +1,134 @@
+"""Handlers as objects, with real processes: queries answered, retries, order, places, drops, kills in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serfmp.detector.effects import EventKind, Member, MemberEvent, MemberStatus, QueryReceived
+from tests.events.stage import Stage, stage_config
+
+
+def stage_with(*handlers: dict[str, Any] | str, **changes: Any) -> Stage:
+    return Stage(stage_config(*handlers, **changes))  # type: ignore[arg-type]
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().split() if file.exists() else []
+
+
+def joined(sequence: int, name: str) -> MemberEvent:
+    row = Member(name, bytes((127, 0, 0, 1)), 7946, {}, MemberStatus.ALIVE, (1, 5, 2, 2, 5, 5))
+    return MemberEvent(sequence, EventKind.MEMBER_JOIN, (row,))
+
+
+def test_the_output_of_a_script_answers_the_query_it_ran_for(tmp_path: Path) -> None:
+    stage = stage_with("query:load=cat; echo $SERF_QUERY_NAME $SERF_QUERY_LTIME", "query:bad=echo no; exit 3")
+    try:
+        far = stage.loop.clock() + 60
+        stage.publish(
+            QueryReceived(1, 7, 70, "load", b"pp", "asker", far),
+            QueryReceived(2, 8, 80, "bad", b"", "asker", far),
+            QueryReceived(3, 9, 90, "load", b"", "asker", stage.loop.clock() - 1),
+        )
+        stage.until(lambda: stage.asked, "an answer")
+        stage.until(lambda: stage.logged("exit status 3"), "the other has failed")
+        stage.until(lambda: stage.logged("a query whose time is over"), "the late one is not started")
+        assert stage.asked == [("respond", [7, 70, b"pp\nload 7\n"])]
+    finally:
+        stage.close()
+
+
+def test_a_query_does_not_wait_behind_events_of_its_handler(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    script = f"if [ $SERF_EVENT = user ]; then while [ ! -e {gate} ]; do sleep 0.02; done; else echo fine; fi"
+    stage = stage_with({"name": "slow", "on": ["user", "query"], "run": script})
+    try:
+        stage.user_events("hang", "hang")
+        stage.publish(QueryReceived(3, 7, 70, "load", b"", "asker", stage.loop.clock() + 60))
+        stage.until(lambda: stage.asked, "the query is answered")
+        assert not stage.logged("script output", "user")
+        gate.touch()
+        stage.until(lambda: len(stage.logged("Event 'user' script output")) == 2, "the events, too")
+    finally:
+        stage.close()
+
+
+def test_what_fails_is_tried_again_and_later_ones_wait_for_it(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    script = f"echo $SERF_USER_EVENT >> {seen}; [ $SERF_USER_EVENT = ok ] || [ $(wc -l < {seen}) -ge 3 ]"
+    stage = stage_with({"run": script, "on": ["user"], "retries": 5, "backoff": "10ms"})
+    try:
+        stage.user_events("flaky", "ok")
+        stage.until(lambda: lines(seen)[-1:] == ["ok"], "all have run")
+        assert lines(seen) == ["flaky", "flaky", "flaky", "ok"]
+        assert len(stage.logged("is tried again")) == 2
+    finally:
+        stage.close()
+
+
+def test_a_killed_dispatcher_forgets_no_retry(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    script = f"echo $SERF_USER_EVENT >> {seen}; [ $(wc -l < {seen}) -ge 2 ]"
+    stage = stage_with({"run": script, "on": ["user"], "retries": 1, "backoff": "30s"})
+    try:
+        stage.user_events("one", "two")
+        stage.until(lambda: stage.logged("is tried again in 30 s"), "it has failed once")
+        stage.restart("dispatcher")
+        stage.until(lambda: lines(seen) == ["one", "one", "two"], "it is tried again, in its place")
+    finally:
+        stage.close()
+
+
+@pytest.mark.parametrize("killed", ["", "dispatcher", "worker-0"])
+def test_order_is_kept_under_load_by_sequence_numbers(tmp_path: Path, killed: str) -> None:
+    count = 200
+    seen = tmp_path / "seen"
+    stage = stage_with({"run": f"cat >> {seen}; echo $SERF_USER_EVENT >> {seen}", "on": ["user"]}, workers=1)
+    try:
+        stage.user_events(*(str(number) for number in range(count)))
+        if killed:
+            stage.until(lambda: len(lines(seen)) > 20, "some have run")
+            stage.restart(killed)
+        stage.until(lambda: lines(seen)[-1:] == [str(count - 1)], "all have run")
+        numbers = [int(line) for line in lines(seen)]
+        assert numbers == sorted(set(numbers)), "in order, none twice"
+        # A script that ran in a killed worker is cut short, and said so.
+        assert count - len(numbers) <= len(stage.logged("was cut short"))
+    finally:
+        stage.close()
+
+
+def test_members_of_one_node_run_in_order_and_others_beside_them(tmp_path: Path) -> None:
+    gate, seen = tmp_path / "gate", tmp_path / "seen"
+    script = f"read name rest; [ $name != slow ] || while [ ! -e {gate} ]; do sleep 0.02; done; echo $name >> {seen}"
+    stage = stage_with({"run": script, "order": "node", "concurrency": 4})
+    try:
+        stage.publish(*(joined(number, name) for number, name in enumerate(["slow", "slow", "a", "b"], 1)))
+        stage.until(lambda: sorted(lines(seen)) == ["a", "b"], "others go on")
+        gate.touch()
+        stage.until(lambda: len(lines(seen)) == 4, "the slow one, too")
+    finally:
+        stage.close()
+
+
+def test_the_newest_are_refused_or_members_join_what_waits(tmp_path: Path) -> None:
+    gate, seen, begun = tmp_path / "gate", tmp_path / "seen", tmp_path / "begun"
+    wait = f"echo x >> {begun}; while [ ! -e {gate} ]; do sleep 0.02; done; cat >> {seen}; echo end >> {seen}"
+    members = {"name": "m", "on": ["member-join"], "run": wait, "queue": {"policy": "coalesce"}}
+    refusing = {"name": "u", "on": ["user"], "run": wait, "queue": {"limit": 1, "policy": "drop-newest"}}
+    stage = stage_with(members, refusing)
+    try:
+        stage.publish(joined(1, "n1"))
+        stage.user_events("a")
+        stage.until(lambda: len(lines(begun)) == 2, "both run")
+        stage.publish(*(joined(number, f"n{number}") for number in range(3, 8)))
+        stage.user_events("b", "c", "d")
+        stage.until(lambda: stage.logged("Script 'u'", "2 newest were refused"), "the newest are refused")
+        gate.touch()
+        stage.until(lambda: lines(seen).count("end") == 4, "two runs of each handler")
+        assert [word for word in lines(seen) if word.startswith("n")] == ["n1", "n3", "n4", "n5", "n6", "n7"]
+    finally:
+        stage.close()
