@@ -74,6 +74,8 @@ class RunPolicy:
 
     def to_plain(self) -> dict[str, Any]:
         """What differs from the defaults, as a map that msgpack and JSON carry."""
+        if self == DEFAULT:
+            return {}
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {
             name: list(value) if isinstance(value, tuple) else value

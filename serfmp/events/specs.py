@@ -90,15 +90,19 @@ class HandlerSpec:
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     occurrence: int = 0
     """How many equal entries stand before it."""
+    identity: str = field(init=False, repr=False, compare=False)
+    """See the module. Made once: it is asked for several times for every invocation."""
+
+    def __post_init__(self) -> None:
+        """Make the identity."""
+        object.__setattr__(self, "identity", self._identity())
 
     def runs(self, event: Event) -> int:
         """How often the handler runs for this event."""
         matching = sum(pattern.matches(event) for pattern in self.patterns)
         return min(matching, 1) if self.is_object else matching
 
-    @property
-    def identity(self) -> str:
-        """See the module."""
+    def _identity(self) -> str:
         if self.name:
             return self.name
         digest = hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()[:12]
