@@ -52,6 +52,12 @@ def end_reason(end: Finished) -> str:
     """Why a run failed, such as `exit status 3` or `signal: killed`; empty for a run that did not."""
     if end.error:
         return end.error
+    if end.timed_out:
+        return f"time limit exceeded ({_status(end)})"
+    return _status(end) if end.signal or end.code else ""
+
+
+def _status(end: Finished) -> str:
     if end.signal:
         return f"signal: {(signal.strsignal(end.signal) or f'signal {end.signal}').lower()}"
-    return f"exit status {end.code}" if end.code else ""
+    return f"exit status {end.code}"

@@ -67,7 +67,7 @@ class Results:
                 "signal": end.signal,
                 "error": reason,
                 "seconds": end.seconds,
-                "output": end.output[-TAIL:],
+                "output": (end.output + end.errors)[-TAIL:],
                 "output_size": end.output_size,
             }
         )

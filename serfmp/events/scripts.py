@@ -88,7 +88,7 @@ class Output:
             self.close()
             return
         self.size += len(data)
-        self.tail = (self.tail + data)[-self._limit :]
+        self.tail = (self.tail + data)[-self._limit :] if self._limit else b""
 
 
 class Script:

@@ -132,3 +132,33 @@ def test_the_newest_are_refused_or_members_join_what_waits(tmp_path: Path) -> No
         assert [word for word in lines(seen) if word.startswith("n")] == ["n1", "n3", "n4", "n5", "n6", "n7"]
     finally:
         stage.close()
+
+
+def test_a_worker_does_what_a_handlers_object_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOWN", "yes")
+    monkeypatch.setenv("API_KEY", "named")
+    (tmp_path / "in").mkdir()
+    common = {"cwd": str(tmp_path / "in"), "env": ["PATH", "SHOWN", "API_KEY"], "limits": {"open_files": 77}}
+    stage = stage_with(
+        {"on": ["user:a"], "run": ["sh", "-c", "pwd; ulimit -n; echo $SHOWN.$API_KEY.$HOME.; echo bad >&2"], **common},
+        {"on": ["user:b"], "run": "trap 'exit 0' TERM; sleep 600 & wait", "timeout": "1s"},
+        {"on": ["user:c"], "run": ["./missing"], "cwd": str(tmp_path / "in")},
+        {"on": ["query:q"], "run": "echo answer; echo apart >&2"},
+        {"on": ["user:d"], "run": "while :; do :; done", "limits": {"cpu_seconds": 1}},
+        workers=1,
+    )
+    try:
+        stage.user_events("a", "b", "c", "d")
+        stage.publish(QueryReceived(5, 7, 70, "q", b"", "asker", stage.loop.clock() + 60))
+        stage.until(lambda: stage.logged("script output: ", f"{tmp_path}/in\n77\nyes.named..\n"), "what was allowed")
+        stage.until(lambda: stage.logged("script errors: bad"), "errors are told apart")
+        stage.until(
+            lambda: stage.logged("[WARN]", "exceeds its time limit of 1 s; it gets SIGTERM"), "the time is over"
+        )
+        stage.until(lambda: stage.logged("[ERR]", "time limit exceeded (exit status 0)"), "which is an error")
+        stage.until(lambda: stage.logged("[ERR]", "fork/exec ./missing: no such file or directory"), "nothing to run")
+        stage.until(lambda: stage.logged("[ERR]", "signal: cpu time limit exceeded"), "the processor time is over")
+        stage.until(lambda: stage.asked, "the query is answered")
+        assert stage.asked == [("respond", [7, 70, b"answer\n"])]
+    finally:
+        stage.close()

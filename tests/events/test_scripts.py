@@ -140,6 +140,8 @@ def test_errors_may_be_kept_apart_each_with_its_last_bytes() -> None:
     ended = run("printf 123456; printf abcdef >&2", policy=RunPolicy(separate=True, output_limit=4))
     assert (ended.output, ended.errors, ended.output_size) == (b"3456", b"cdef", 6)
     assert run("printf 123456; printf abcdef >&2", policy=RunPolicy(output_limit=4)).output == b"cdef"
+    ended = run("printf 123456", policy=RunPolicy(output_limit=0))
+    assert (ended.output, ended.output_size) == (b"", 6)
 
 
 def test_a_list_of_words_is_run_without_a_shell_between() -> None:
