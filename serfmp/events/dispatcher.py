@@ -101,12 +101,18 @@ class Dispatcher:
         invocation, policy = debt.invocation, debt.spec.queue
         if coalesce and policy.overflow is Overflow.COALESCE:
             last = self._lanes.last_waiting(invocation)
-            joins = last is not None and last.event == invocation.event and last.environment == invocation.environment
-            if last is not None and joins and len(last.stdin) + len(invocation.stdin) <= INPUT_LIMIT:
+            if last is not None and self._may_join(last, debt):
                 self._lanes.replace_last(self._ledger.grown(last.number, invocation.number, invocation.stdin))
                 self.counters["serfmp.events.coalesced"] += 1
                 return
         self._drop(self._lanes.push(invocation, policy))
+
+    def _may_join(self, last: Invocation, debt: Debt) -> bool:
+        """Whether the members of a new invocation may be told by one that waits."""
+        new = debt.invocation
+        alike = last.event == new.event and last.environment == new.environment
+        fits = len(last.stdin) + len(new.stdin) <= INPUT_LIMIT
+        return alike and fits and self._ledger.debts[last.number].spec == debt.spec
 
     def _drop(self, dropped: list[Invocation]) -> None:
         if not dropped:
@@ -255,7 +261,9 @@ class Dispatcher:
     def _return(self, numbers: list[int]) -> None:
         if numbers:
             self._ledger.returned(numbers)
-            for number in numbers:
+            debts = self._ledger.debts
+            # Each becomes the first of its lane: the latest event's first, so that the earliest ends up in front.
+            for number in sorted(numbers, key=lambda one: (debts[one].invocation.sequence, one), reverse=True):
                 self._lanes.put_back(number)
 
     # --- configuration, and what can be seen from outside -------------------------------------------------------------

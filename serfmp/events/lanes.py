@@ -4,8 +4,9 @@ Rules:
 
 * A lane is a queue per order key, first in, first out. Of a lane at most so many invocations are under way as its
   handler allows (one, unless the handler says otherwise); the next one starts when one of them has finished.
-* All lanes of a handler form a group: it bounds what of the handler is under way at once, and what waits. Queries have
-  groups and lanes of their own: they never wait behind events.
+* What belongs to one handler forms a group: it bounds what of the handler is under way at once, and what waits, in
+  however many lanes, and also where it shares a lane with others (order `agent`). Queries have groups and lanes of
+  their own: they never wait behind events.
 * `crc32(key) % workers` names the worker of a lane; a worker has many lanes and runs invocations of each, up to its
   credits. Lanes that wait for credits are served in turn.
 * A group holds at most its limit of waiting invocations, and all together `SIZE_LIMIT` bytes. Beyond that the oldest
@@ -19,7 +20,7 @@ Rules:
 from __future__ import annotations
 
 import zlib
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -37,36 +38,43 @@ def worker_of(key: str, workers: int) -> int:
     return zlib.crc32(key.encode(errors="surrogateescape")) % workers
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Group:
-    """The lanes of one handler, for events or for queries."""
+    """What belongs to one handler, events or queries.
+
+    Invariant: while lanes are blocked, all places are taken, or held by lanes that were called.
+    """
 
     key: str
     policy: QueuePolicy
-    waiting: int = 0
+    waiting: OrderedDict[int, _Lane] = field(default_factory=OrderedDict)
+    """By number of the invocation: the lane in which it waits. Oldest first."""
     under_way: int = 0
     blocked: deque[_Lane] = field(default_factory=deque)
-    """Lanes that could start one if the group were not at its bound."""
-    lanes: dict[str, _Lane] = field(default_factory=dict)
+    """Lanes that could start one if the group were not at its bound, in the order in which they get a place."""
+    called: int = 0
+    """Lanes that were blocked, and stand in their worker's row again with a place held for them."""
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
     key: str
     worker: int
-    group: _Group
     limit: int
     waiting: deque[Invocation] = field(default_factory=deque)
     size: int = 0
     """Bytes of what waits."""
     under_way: int = 0
     offered: bool = False
-    """It stands in its worker's row, or among the blocked of its group."""
+    """It stands in its worker's row, or among the blocked of a group."""
+    called: _Group | None = None
+    """The group that holds a place for it."""
 
 
 @dataclass(slots=True)
 class _UnderWay:
     lane: _Lane
+    group: _Group
     invocation: Invocation
     resting: bool = False
     """It waits to be tried again and uses no credit."""
@@ -85,13 +93,14 @@ class Lanes:
         self._used = [0] * workers
         self._rows: list[deque[_Lane]] = [deque() for _ in range(workers)]
         self._size = 0
+        self._woken = False
         self.late: list[Invocation] = []
         """Queries that were not started because their deadline had passed, until `take_late`."""
 
     @property
     def waiting(self) -> int:
         """Invocations that wait."""
-        return sum(group.waiting for group in self._groups.values())
+        return sum(len(group.waiting) for group in self._groups.values())
 
     @property
     def under_way(self) -> int:
@@ -106,7 +115,7 @@ class Lanes:
     def counts(self, group: str) -> tuple[int, int]:
         """How many invocations of a group wait, and how many are under way."""
         found = self._groups.get(group)
-        return (0, 0) if found is None else (found.waiting, found.under_way)
+        return (0, 0) if found is None else (len(found.waiting), found.under_way)
 
     def set_credits(self, worker: int, credits: int) -> None:
         """A worker runs at most so many invocations at once from now on; 0: it is not there."""
@@ -114,16 +123,17 @@ class Lanes:
 
     def push(self, invocation: Invocation, policy: QueuePolicy) -> list[Invocation]:
         """Put an invocation at the end of its lane. Returns those that were dropped for it, oldest first."""
-        lane = self._lane(invocation, policy)
-        group = lane.group
-        if group.waiting >= policy.limit and policy.overflow is Overflow.DROP_NEWEST:
-            self._forget_if_idle(lane)
+        lane, group = self._place(invocation, policy)
+        if len(group.waiting) >= policy.limit and policy.overflow is Overflow.DROP_NEWEST:
+            self._forget_if_idle(lane, group)
             return [invocation]
-        self._append(lane, invocation)
+        lane.waiting.append(invocation)
+        group.waiting[invocation.number] = lane
+        self._resize(lane, invocation.size)
         self._offer(lane)
         dropped = []
-        while group.waiting > policy.limit:
-            dropped.append(self._pop(self._oldest(group)))
+        while len(group.waiting) > policy.limit:
+            dropped.append(self._pop_oldest(group))
         while self._size > self._size_limit:
             dropped.append(self._pop(max(self._lanes.values(), key=lambda one: one.size)))
         return dropped
@@ -137,16 +147,25 @@ class Lanes:
         """Put this one in the place of the last one that waits in its lane."""
         lane = self._lanes[invocation.lane]
         old = lane.waiting.pop()
+        if old.number != invocation.number:
+            raise InternalError(f"invocation {old.number} is replaced by another one, {invocation.number}")
         lane.waiting.append(invocation)
         self._resize(lane, invocation.size - old.size)
 
     def adopt(self, invocation: Invocation, policy: QueuePolicy) -> None:
         """An invocation is under way already: it was taken by an earlier dispatcher."""
-        self._begin(self._lane(invocation, policy), invocation)
+        self._begin(*self._place(invocation, policy), invocation)
 
     def take(self, now: float) -> list[tuple[int, Invocation]]:
         """All that may start now: worker and invocation. Each is under way until `finished` or `put_back`."""
-        return [taken for worker in range(self._workers) for taken in self._take_for(worker, now)]
+        taken: list[tuple[int, Invocation]] = []
+        self._woken = True
+        while self._woken:
+            # A lane that had nothing to start after all may give its place to one of a worker that had its turn.
+            self._woken = False
+            for worker in range(self._workers):
+                taken.extend(self._take_for(worker, now))
+        return taken
 
     def take_late(self) -> list[Invocation]:
         """Queries that came too late since the last call."""
@@ -158,14 +177,14 @@ class Lanes:
         entry = self._under_way.pop(number, None)
         if entry is None:
             return None
-        lane = entry.lane
+        lane, group = entry.lane, entry.group
         lane.under_way -= 1
-        lane.group.under_way -= 1
+        group.under_way -= 1
         if not entry.resting:
             self._used[lane.worker] -= 1
         self._offer(lane)
-        self._unblock(lane.group)
-        self._forget_if_idle(lane)
+        self._call(group)
+        self._forget_if_idle(lane, group)
         return entry.invocation
 
     def rest(self, number: int) -> None:
@@ -182,35 +201,48 @@ class Lanes:
             raise InternalError(f"invocation {number} is put back but not under way")
         lane, back = entry.lane, invocation or entry.invocation
         lane.waiting.appendleft(back)
-        lane.group.waiting += 1
+        entry.group.waiting[back.number] = lane
+        entry.group.waiting.move_to_end(back.number, last=False)
         self._resize(lane, back.size)
         self.finished(number)
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
-    def _lane(self, invocation: Invocation, policy: QueuePolicy) -> _Lane:
+    def _place(self, invocation: Invocation, policy: QueuePolicy) -> tuple[_Lane, _Group]:
+        """Its lane and its group; both follow the policy from now on."""
+        group = self._groups.get(invocation.group)
+        if group is None:
+            group = self._groups[invocation.group] = _Group(invocation.group, policy)
+        elif group.policy != policy:
+            group.policy = policy
+            for _ in range(policy.concurrency):
+                self._call(group)
+        limit = policy.concurrency if policy.order is Order.HANDLER else 1
         lane = self._lanes.get(invocation.lane)
         if lane is None:
-            group = self._groups.get(invocation.group)
-            if group is None:
-                group = self._groups[invocation.group] = _Group(invocation.group, policy)
-            limit = policy.concurrency if policy.order is Order.HANDLER else 1
-            worker = worker_of(invocation.lane, self._workers)
-            lane = self._lanes[invocation.lane] = _Lane(invocation.lane, worker, group, limit)
-            group.lanes[lane.key] = lane
-        else:
-            lane.group.policy = policy
-            lane.limit = policy.concurrency if policy.order is Order.HANDLER else 1
-        return lane
-
-    def _append(self, lane: _Lane, invocation: Invocation) -> None:
-        lane.waiting.append(invocation)
-        lane.group.waiting += 1
-        self._resize(lane, invocation.size)
+            lane = self._lanes[invocation.lane] = _Lane(
+                invocation.lane, worker_of(invocation.lane, self._workers), limit
+            )
+        elif lane.limit != limit:
+            lane.limit = limit
+            self._offer(lane)
+        return lane, group
 
     def _pop(self, lane: _Lane) -> Invocation:
         invocation = lane.waiting.popleft()
-        lane.group.waiting -= 1
+        del self._groups[invocation.group].waiting[invocation.number]
+        self._resize(lane, -invocation.size)
+        return invocation
+
+    def _pop_oldest(self, group: _Group) -> Invocation:
+        number, lane = next(iter(group.waiting.items()))
+        if lane.waiting[0].number == number:
+            return self._pop(lane)
+        # A lane that several handlers share.
+        position = next(place for place, one in enumerate(lane.waiting) if one.number == number)
+        invocation = lane.waiting[position]
+        del lane.waiting[position]
+        del group.waiting[number]
         self._resize(lane, -invocation.size)
         return invocation
 
@@ -219,26 +251,33 @@ class Lanes:
         while row and self._used[worker] < self._credits[worker]:
             lane = row.popleft()
             lane.offered = False
+            caller, lane.called = lane.called, None
+            if caller is not None:
+                caller.called -= 1
             while lane.waiting and 0.0 < lane.waiting[0].deadline < now:
-                self.late.append(self._pop(lane))
-            if not lane.waiting or lane.under_way >= lane.limit:
-                self._forget_if_idle(lane)
-                continue
-            if lane.group.under_way >= lane.group.policy.concurrency:
-                lane.offered = True
-                lane.group.blocked.append(lane)
-                continue
-            invocation = self._pop(lane)
-            self._begin(lane, invocation)
-            self._offer(lane)
-            yield worker, invocation
+                late = self._pop(lane)
+                self.late.append(late)
+                self._forget_if_idle(lane, self._groups[late.group])
+            group = self._groups[lane.waiting[0].group] if lane.waiting else None
+            if group is not None and lane.under_way < lane.limit:
+                if group.under_way + group.called < group.policy.concurrency:
+                    invocation = self._pop(lane)
+                    self._begin(lane, group, invocation)
+                    self._offer(lane)
+                    yield worker, invocation
+                else:
+                    self._block(lane, group, first=caller is group)
+            if caller is not None:
+                self._call(caller)
+                self._forget_if_idle(lane, caller)
+            self._forget_if_idle(lane, group)
 
-    def _begin(self, lane: _Lane, invocation: Invocation) -> None:
+    def _begin(self, lane: _Lane, group: _Group, invocation: Invocation) -> None:
         if invocation.number in self._under_way:
             raise InternalError(f"invocation {invocation.number} is under way twice")
         lane.under_way += 1
-        lane.group.under_way += 1
-        self._under_way[invocation.number] = _UnderWay(lane, invocation)
+        group.under_way += 1
+        self._under_way[invocation.number] = _UnderWay(lane, group, invocation)
         self._used[lane.worker] += 1
 
     def _offer(self, lane: _Lane) -> None:
@@ -246,23 +285,28 @@ class Lanes:
             lane.offered = True
             self._rows[lane.worker].append(lane)
 
-    def _unblock(self, group: _Group) -> None:
-        if group.blocked and group.under_way < group.policy.concurrency:
+    def _block(self, lane: _Lane, group: _Group, *, first: bool) -> None:
+        lane.offered = True
+        if first:
+            group.blocked.appendleft(lane)
+        else:
+            group.blocked.append(lane)
+
+    def _call(self, group: _Group) -> None:
+        """Let the next blocked lane stand in its worker's row again, if there is a place for it."""
+        if group.blocked and group.under_way + group.called < group.policy.concurrency:
             lane = group.blocked.popleft()
+            lane.called = group
+            group.called += 1
             self._rows[lane.worker].append(lane)
+            self._woken = True
 
-    def _forget_if_idle(self, lane: _Lane) -> None:
+    def _forget_if_idle(self, lane: _Lane, group: _Group | None) -> None:
         """Lanes come and go with nodes and events: an idle one leaves nothing."""
-        if lane.waiting or lane.under_way or lane.offered:
-            return
-        if self._lanes.pop(lane.key, None) is not None:
-            del lane.group.lanes[lane.key]
-        if not lane.group.lanes:
-            self._groups.pop(lane.group.key, None)
-
-    def _oldest(self, group: _Group) -> _Lane:
-        waiting = (lane for lane in group.lanes.values() if lane.waiting)
-        return min(waiting, key=lambda lane: lane.waiting[0].number)
+        if not (lane.waiting or lane.under_way or lane.offered):
+            self._lanes.pop(lane.key, None)
+        if group is not None and not (group.waiting or group.under_way or group.blocked or group.called):
+            self._groups.pop(group.key, None)
 
     def _resize(self, lane: _Lane, change: int) -> None:
         lane.size += change

@@ -7,7 +7,7 @@ needs; the rest is the dispatcher's.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -107,11 +107,3 @@ class QueuePolicy:
     retries: int = 0
     """How often an invocation that failed is tried again."""
     backoff: float = BACKOFF
-
-
-@dataclass(frozen=True, slots=True)
-class HandlerPolicy:
-    """All of it."""
-
-    run: RunPolicy = field(default_factory=RunPolicy)
-    queue: QueuePolicy = field(default_factory=QueuePolicy)

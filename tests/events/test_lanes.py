@@ -318,3 +318,162 @@ def test_no_handler_exceeds_its_places_and_none_is_forgotten(
         lanes.finished(running.popitem()[1].number)
     assert ended == pushed
     assert not lanes._lanes
+
+
+def put_in(lanes: Simple, number: int, group: str, lane: str, policy: QueuePolicy) -> list[Invocation]:
+    one = Invocation(number, number, group, lane, group, "user", {}, b"")
+    return lanes.push(one, policy)
+
+
+def test_a_blocked_lane_whose_invocation_was_dropped_gives_its_place_to_the_next() -> None:
+    lanes = lanes_with_credits(2, policy=QueuePolicy(Order.NODE, concurrency=1, limit=2))
+    names = [next(f"{n}" for n in range(100) if worker_of(f"{n}", 2) == worker) for worker in (0, 1)]
+    lanes.put(invocation(0, lane="running"))
+    assert numbers(lanes.go()) == [0]
+    lanes.put(invocation(1, lane=names[1]))
+    lanes.put(invocation(2, lane=names[0]))
+    assert lanes.go() == []
+    assert numbers((0, one) for one in lanes.put(invocation(3, lane="other"))) == [1]
+    lanes.finished(0)
+    assert numbers(lanes.go()) == [2]
+    lanes.finished(2)
+    assert numbers(lanes.go()) == [3]
+
+
+def test_lanes_get_their_places_in_the_order_in_which_they_came() -> None:
+    lanes = lanes_with_credits(policy=QueuePolicy(Order.NONE, concurrency=2))
+    order: list[int] = []
+    for number in range(40):
+        lanes.put(invocation(number, lane=f"l{number}"))
+        order += numbers(lanes.go())
+        if number % 2:
+            lanes.finished(order[number // 2])
+    while lanes.under_way:
+        lanes.finished(min(lanes._under_way))
+        order += numbers(lanes.go())
+    assert order == list(range(40))
+
+
+def test_handlers_that_share_a_lane_run_in_turn_and_keep_bounds_of_their_own() -> None:
+    lanes = lanes_with_credits()
+    small, large = QueuePolicy(Order.AGENT, limit=1), QueuePolicy(Order.AGENT, limit=9)
+    put_in(lanes, 1, "a", "agent", large)
+    assert numbers(lanes.go()) == [1]
+    for number, group, policy in ((2, "a", large), (3, "b", small), (4, "a", large)):
+        assert put_in(lanes, number, group, "agent", policy) == []
+    assert [one.number for one in put_in(lanes, 5, "b", "agent", small)] == [3]
+    assert (lanes.counts("a"), lanes.counts("b")) == ((2, 1), (1, 0))
+    order = []
+    for number in (1, 2, 4, 5):
+        lanes.finished(number)
+        order += numbers(lanes.go())
+    assert order == [2, 4, 5]
+    assert not lanes._lanes
+    assert not lanes._groups
+
+
+def test_a_handler_that_gets_more_places_uses_them_at_once() -> None:
+    lanes = lanes_with_credits()
+    for number in range(4):
+        put_in(lanes, number, "a", f"l{number}", QueuePolicy(Order.NODE, concurrency=1))
+    assert numbers(lanes.go()) == [0]
+    put_in(lanes, 4, "a", "l4", QueuePolicy(Order.NODE, concurrency=4))
+    assert numbers(lanes.go()) == [1, 2, 3]
+
+
+LANE_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["push", "push", "push", "take", "finish", "rest", "put_back", "later", "credits"]),
+        st.integers(0, 30),
+    ),
+    max_size=150,
+)
+
+
+POLICIES = st.builds(
+    QueuePolicy,
+    order=st.sampled_from(list(Order)),
+    concurrency=st.integers(1, 3),
+    limit=st.integers(1, 4),
+    overflow=st.sampled_from([Overflow.DROP_OLDEST, Overflow.DROP_NEWEST]),
+)
+
+
+class Everything:
+    """All orders, drops, late queries, retries, workers that come and go, at once: what was put in, and what became."""
+
+    def __init__(self, policies: list[QueuePolicy]) -> None:
+        self.lanes = lanes_with_credits(2, 2)
+        self.policies = policies
+        self.running: list[int] = []
+        self.resting: list[int] = []
+        self.pushed: list[int] = []
+        self.ended: list[int] = []
+        self.now = 0.0
+
+    def push(self, choice: int) -> None:
+        number, handler = len(self.pushed), choice % 3
+        policy, group = self.policies[handler], f"h{handler}"
+        names = {Order.HANDLER: group, Order.AGENT: "agent", Order.NONE: f"{group} {number}n"}
+        lane = names.get(policy.order, f"{group} {choice}")
+        deadline = 0.0 if choice % 5 else self.now + 2
+        one = Invocation(number, number, group, lane, group, "user", {}, b"", deadline)
+        self.pushed.append(number)
+        self.ended += [dropped.number for dropped in self.lanes.push(one, policy)]
+
+    def take(self, _choice: int) -> None:
+        for _worker, one in self.lanes.take(self.now):
+            assert not 0.0 < one.deadline < self.now
+            self.running.append(one.number)
+        self.ended += [late.number for late in self.lanes.take_late()]
+
+    def later(self, _choice: int) -> None:
+        self.now += 1.0
+
+    def credits(self, choice: int) -> None:
+        self.lanes.set_credits(choice % 2, choice % 3)
+
+    def finish(self, choice: int) -> None:
+        if self.running:
+            number = self.running.pop(choice % len(self.running))
+            self.lanes.finished(number)
+            self.ended.append(number)
+
+    def rest(self, choice: int) -> None:
+        if self.running:
+            number = self.running.pop(choice % len(self.running))
+            self.lanes.rest(number)
+            self.resting.append(number)
+
+    def put_back(self, choice: int) -> None:
+        for held in (self.resting, self.running):
+            if held:
+                self.lanes.put_back(held.pop(choice % len(held)))
+
+    def check(self) -> None:
+        counts = [self.lanes.counts(f"h{handler}") for handler in range(3)]
+        assert all(count[1] <= policy.concurrency for count, policy in zip(counts, self.policies, strict=True))
+        assert self.lanes.under_way == sum(count[1] for count in counts) == len(self.running) + len(self.resting)
+        assert self.lanes.waiting == sum(count[0] for count in counts)
+        assert self.lanes.waiting == len(self.pushed) - len(self.ended) - self.lanes.under_way
+
+
+@given(steps=LANE_STEPS, policies=st.lists(POLICIES, min_size=3, max_size=3))
+def test_whatever_happens_each_invocation_ends_once_and_every_bound_holds(
+    steps: list[tuple[str, int]], policies: list[QueuePolicy]
+) -> None:
+    run = Everything(policies)
+    for step, choice in steps:
+        getattr(run, step)(choice)
+        run.check()
+    for worker in range(2):
+        run.lanes.set_credits(worker, 100)
+    while run.resting:
+        run.put_back(0)
+    run.take(0)
+    while run.running:
+        run.finish(0)
+        run.take(0)
+    assert sorted(run.ended) == run.pushed
+    assert not run.lanes._lanes
+    assert not run.lanes._groups
