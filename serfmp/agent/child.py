@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import faulthandler
 import gc
 import importlib
@@ -85,6 +86,11 @@ class Child:
         """Called with process name and generation when another process was started again."""
         self.on_ask: Callable[[frames.Ask], None] | None = None
         """Called with requests of the supervisor."""
+        self.on_propose: Callable[[AgentConfig], str] | None = None
+        """Asked whether this configuration can be taken over; gives the reason if not."""
+        self.on_commit: Callable[[], None] | None = None
+        """Called when `config` has changed."""
+        self._proposed: tuple[int, AgentConfig] | None = None
         self.on_inquiry: Callable[[str], Any] | None = None
         """Called with the subject of another process' inquiry; gives what there is to tell."""
         self._inquiries: dict[int, Callable[[Any], None]] = {}
@@ -138,6 +144,15 @@ class Child:
                     self.loop.stop()
             case frames.Ask() if self.on_ask is not None:
                 self.on_ask(frame)
+            case frames.Propose(number, config):
+                self._propose(number, AgentConfig.from_plain(config))
+            case frames.Commit(number) if self._proposed is not None and self._proposed[0] == number:
+                self.config, self._proposed = self._proposed[1], None
+                self.log_sink.set_level(self.config.log_level)
+                if self.on_commit is not None:
+                    self.on_commit()
+            case frames.TagsNotice(tags):
+                self.config = dataclasses.replace(self.config, tags=tags)
             case frames.Inquiry(asker, number, subject):
                 body = None if self.on_inquiry is None else self.on_inquiry(subject)
                 self._control.send(frames.Findings(asker, number, body))
@@ -145,6 +160,12 @@ class Child:
                 answered = self._inquiries.pop(number, None)
                 if answered is not None:
                     answered(body)
+
+    def _propose(self, number: int, config: AgentConfig) -> None:
+        error = "" if self.on_propose is None else self.on_propose(config)
+        if not error:
+            self._proposed = number, config
+        self._control.send(frames.Agreed(number, error))
 
     def _on_supervisor_gone(self) -> None:
         if self.on_stop is not None:

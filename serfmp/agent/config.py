@@ -60,6 +60,12 @@ class AgentConfig:
     """Seconds."""
     user_event_size_limit: int = 512
     """Bytes."""
+    query_size_limit: int = 1024
+    """Bytes of an encoded query."""
+    query_response_size_limit: int = 1024
+    """Bytes of an encoded response."""
+    resolve_name_conflicts: bool = True
+    """Whether the loser of a vote on its name shuts itself down."""
     leave_on_terminate: bool = False
     skip_leave_on_interrupt: bool = False
 

@@ -39,6 +39,10 @@ class ChildLog:
         """Lines lost because the supervisor did not read fast enough."""
         self._untold = 0
 
+    def set_level(self, level: str) -> None:
+        """From now on only lines of this level and above are sent."""
+        self._threshold = level_number(level)
+
     def enabled(self, level: str) -> bool:
         """Whether a line of this level would be sent: ask before building a costly text."""
         return level_number(level) >= self._threshold

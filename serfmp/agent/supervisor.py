@@ -31,13 +31,14 @@ from serfmp.agent import heartbeat, journal
 from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
 from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
 from serfmp.agent.process import Process, ProcessState, describe_status
+from serfmp.agent.reload import Reload
 from serfmp.agent.runtime import RuntimeDirectory
 from serfmp.agent.sockets import advertised_address, bind_gossip, bind_rpc, join_host_port
 from serfmp.agent.terminal import Terminal
 from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
 from serfmp.bus import frames, plain
 from serfmp.bus.loop import Loop
-from serfmp.detector.effects import JoinRequest, LeaveRequest
+from serfmp.detector.effects import JoinRequest, LeaveRequest, TagsRequest
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,9 +90,12 @@ LEAVE_MARGIN: Final = 3.0
 """Seconds that a leave may take beyond its two broadcasts: the propagate delay and a restart of the detector."""
 
 
-def run_agent(config: AgentConfig) -> int:
-    """Run an agent until it leaves, is told to stop, or cannot go on. Returns the exit code."""
-    supervisor = Supervisor(config)
+def run_agent(config: AgentConfig, reread: Callable[[], AgentConfig] | None = None) -> int:
+    """Run an agent until it leaves, is told to stop, or cannot go on. Returns the exit code.
+
+    `reread()` gives the configuration that the command line and the files mean now, for SIGHUP.
+    """
+    supervisor = Supervisor(config, reread)
     try:
         supervisor.start()
     except UserError as error:
@@ -104,11 +108,12 @@ def run_agent(config: AgentConfig) -> int:
 class Supervisor:
     """See the module."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, reread: Callable[[], AgentConfig] | None = None) -> None:
         self.config = config
         self.loop = Loop()
         self.exit_code = 1
         self._terminal = Terminal(self.loop, level=config.log_level)
+        self._reload = Reload(self.loop, reread or (lambda: config), config, self._adopt, self._terminal.output)
         self._processes: list[Process] = []
         self._runtime: RuntimeDirectory | None = None
         self._journals: dict[str, int] = {}
@@ -271,7 +276,7 @@ class Supervisor:
     def _process(self, name: str) -> Process:
         return next(process for process in self._processes if process.name == name)
 
-    def _ask(self, request: JoinRequest | LeaveRequest, callback: Callable[[Any, str], None]) -> None:
+    def _ask(self, request: JoinRequest | LeaveRequest | TagsRequest, callback: Callable[[Any, str], None]) -> None:
         """Ask the detector; the answer may come from a later generation of it."""
         kind, fields = plain.request_to_plain(request)
         ask = frames.Ask(len(self._asked) + 1, kind, fields)
@@ -294,12 +299,30 @@ class Supervisor:
                     ask, callback = asked
                     self._asked[number] = (ask, _already_answered)
                     callback(value, error)
+            case frames.TagsNotice(tags):
+                self.config = dataclasses.replace(self.config, tags=tags)
+                for other in self._processes:
+                    if other is not process:
+                        other.send(frame)
+            case frames.Agreed():
+                self._reload.on_agreed(process, frame)
             case frames.Inquire(number, subject):
                 self._inquire(process, number, subject)
             case frames.Findings(asker):
                 self._process(asker).send(frame)
             case frames.LifecycleNotice(state):
                 self._on_lifecycle(state)
+
+    def _adopt(self, config: AgentConfig, tags: TagsRequest) -> None:
+        """All processes have agreed to this configuration."""
+        self._terminal.set_level(config.log_level)
+        self.config = config
+        if tags.set or tags.delete:
+            self._ask(tags, self._tagged)
+
+    def _tagged(self, _value: Any, error: str) -> None:
+        if error:
+            self._terminal.output(f"Failed to update tags: {error}")
 
     def _inquire(self, asker: Process, number: int, subject: str) -> None:
         """Ask the process that knows; a process that dies over it leaves the asker to its own deadline."""
@@ -320,6 +343,7 @@ class Supervisor:
             self._stop()
 
     def _on_end(self, process: Process, status: int) -> None:
+        self._reload.on_end(process)
         known = {p.pid for p in self._processes if p.running}
         if process.role == "worker":
             ended = end_orphans(known)
@@ -450,11 +474,10 @@ class Supervisor:
             match number:
                 case signal.SIGCHLD:
                     reap_orphans({p.pid for p in self._processes if p.running})
-                case signal.SIGHUP if not self._leaving:
+                case signal.SIGHUP if not self._leaving and self._started:
                     self._terminal.output("Caught signal: hangup")
-                    self._terminal.output(
-                        "This version cannot reload its configuration; restart the agent to apply changes"
-                    )
+                    self._terminal.output("Reloading configuration...")
+                    self._reload.begin(self.config, self._processes)
                 case signal.SIGINT | signal.SIGTERM | signal.SIGHUP:
                     self._on_stop_signal(number)
 

@@ -52,6 +52,10 @@ class Terminal:
         """Log lines lost because the reader of standard output was too slow."""
         self._untold = 0
 
+    def set_level(self, level: str) -> None:
+        """From now on only lines of this level and above are shown."""
+        self._threshold = level_number(level)
+
     def output(self, text: str) -> None:
         """A `==>` line."""
         self._write(f"==> {text}\n")

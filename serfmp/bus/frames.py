@@ -333,6 +333,36 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class TagsNotice:
+    """The local node has these tags now."""
+
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """The agent is to be configured anew: does this process agree? Nothing changes yet."""
+
+    number: int
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """The answer to a proposal; `error` says why not."""
+
+    number: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """All agreed: the proposal of this number holds from now on."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Inquire:
     """A child wants to know something of another process, which the supervisor asks: `subject` names what."""
 
@@ -397,6 +427,10 @@ _FRAMES: Final[tuple[type, ...]] = (
     Generations,
     Stop,
     LifecycleNotice,
+    TagsNotice,
+    Propose,
+    Agreed,
+    Commit,
     Inquire,
     Inquiry,
     Findings,

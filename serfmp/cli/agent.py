@@ -7,20 +7,25 @@ Rules: the flags become one `AgentConfig`, or one error: on stdout behind `==> `
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import socket
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_PORT, DEFAULT_RPC_ADDRESS, AgentConfig
+from serfmp.agent.files import KEYS, SECRETS, WITHOUT_EFFECT, Settings, read_sources
 from serfmp.agent.keys import decode_key, read_keyring_file
 from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag, parse_tag
-from serfmp.cli.output import say
+from serfmp.cli.output import go_json, say, table, visible
 from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
 from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
 from serfmp.wire.crypto import Keyring
 from serfmp.wire.packet import PacketFormat
+
+if TYPE_CHECKING:
+    import click
 
 HELP_PREFIX: Final = "==> "
 """Stands before the help that follows a flag error."""
@@ -34,9 +39,26 @@ BROADCAST_TIMEOUT_MIN_S: Final = 1.0
 DEFAULT_SCRIPT_GRACE_S: Final = 3.0
 SCRIPT_GRACE_MAX_S: Final = 3600.0
 DEFAULT_WORKERS: Final = 2
+DEFAULT_EVENT_SIZE: Final = 512
+DEFAULT_QUERY_SIZE: Final = 1024
+USER_EVENT_SIZE_CAP: Final = 9216
 WORKERS_MAX: Final = 64
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _config_flag() -> click.Option:
+    """`-config-file` and `-config-dir` feed one list, in the order of the command line."""
+    option = flag(
+        "config-file",
+        "Configuration file, JSON or TOML, or a directory whose .json and .toml files are read in the order of their "
+        "names. May be given several times; later ones win. -config-dir is the same.",
+        many=True,
+        shown="config-file=path",
+    )
+    option.opts.append("-config-dir")
+    return option
+
 
 COMMAND: Final = GoCommand(
     "agent",
@@ -58,6 +80,13 @@ COMMAND: Final = GoCommand(
             "How long a broadcast may take to leave this node, for example before it goes. At least 1s.",
             shown="broadcast-timeout=5s",
         ),
+        flag(
+            "check",
+            "Show the merged configuration and where each value comes from, and end.",
+            kind=BOOLEAN,
+            default=False,
+        ),
+        _config_flag(),
         flag("disable-compression", "Send packets as they are.", kind=BOOLEAN, default=False),
         flag(
             "encrypt",
@@ -92,6 +121,7 @@ COMMAND: Final = GoCommand(
             shown="label=text",
         ),
         flag("log-level", "Least level of log lines: trace, debug, info, warn or err.", shown="log-level=info"),
+        flag("format", "How -check shows it: text (default) or json.", default="text", shown="format=text"),
         flag("node", "Name of this node, unique in the cluster. Default: the host's name.", shown="node=name"),
         flag("profile", "Timing that fits the network: lan, wan or local.", shown="profile=lan"),
         flag("replay", "Also deliver user events from before this node joined.", kind=BOOLEAN, default=False),
@@ -110,13 +140,15 @@ COMMAND: Final = GoCommand(
         ),
         flag("start-method", "How processes are started: fork or exec.", shown="start-method=fork"),
         flag("tag", "Tag of this node. May be given several times.", many=True, shown="tag key=value"),
-        flag("workers", "Processes that run handlers.", kind=INTEGER, default=DEFAULT_WORKERS, shown="workers=2"),
+        flag("workers", "Processes that run handlers.", kind=INTEGER, default=None, shown="workers=2"),
     ],
 )
 
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Run the agent. Returns its exit code."""
+    if values["check"]:
+        return _check(values)
     try:
         config = make_config(values)
     except UserError as error:
@@ -131,39 +163,82 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
     try:
         _check_tags(config.tags)
         _check_key(config.encrypt_key)
+        _check_limits(config)
     except UserError as error:
         say("==> Starting Serf agent...")
         say(f"==> Failed to start the Serf agent: Error creating Serf: {error}")
         return 1
     from serfmp.agent.supervisor import run_agent
 
-    return run_agent(config)
+    return run_agent(config, lambda: reread(values))
+
+
+def reread(values: dict[str, Any]) -> AgentConfig:
+    """The configuration that the same command line means now. Raises `UserError`."""
+    return make_config(values)
+
+
+def gather(values: dict[str, Any]) -> Settings:
+    """Files and flags, merged, with the origin of each value. Raises `UserError`."""
+    flags = {
+        "advertise": values["advertise"],
+        "bind": values["bind"],
+        "broadcast_timeout": values["broadcast_timeout"] and _broadcast_timeout(values["broadcast_timeout"]),
+        "encrypt_key": values["encrypt"],
+        "event_handlers": list(values["event_handler"]),
+        "keyring_file": values["keyring_file"],
+        "label": values["label"],
+        "log_level": values["log_level"],
+        "node_name": values["node"],
+        "profile": values["profile"],
+        "replay_on_join": values["replay"],
+        "role": values["role"],
+        "rpc_addr": values["rpc_addr"],
+        "runtime_dir": values["runtime_dir"],
+        "start_join": list(values["join"]),
+        "start_method": values["start_method"],
+        "tags": _tags(values["tag"]),
+    }
+    if values["disable_compression"]:
+        flags["enable_compression"] = False
+    if values["workers"] is not None:
+        flags["workers"] = _workers(values["workers"])
+    if values["script_grace"]:
+        flags["script_grace"] = _script_grace(values["script_grace"])
+    settings = read_sources(values["config_file"])
+    settings.merge("flag", flags)
+    if values["script_grace"]:  # zero is a value, too
+        settings.values["script_grace"] = flags["script_grace"]
+    return settings
 
 
 def make_config(values: dict[str, Any]) -> AgentConfig:
-    """The configuration that these flags mean; prints warnings. Raises `UserError`."""
-    tags = _tags(values["tag"])
-    broadcast_timeout = _broadcast_timeout(values["broadcast_timeout"])
-    node = _node(values["node"])
-    parse_handlers(values["event_handler"])
-    if values["role"]:
+    """The configuration that these flags and files mean; prints warnings. Raises `UserError`."""
+    settings = gather(values)
+    get = settings.get
+    node = _node(get("node_name", ""))
+    handlers = tuple(get("event_handlers", ()))
+    parse_handlers(handlers)
+    tags = dict(get("tags", {}))
+    if get("role"):
         say("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
-        tags["role"] = values["role"]
+        tags["role"] = get("role")
+    broadcast_timeout = get("broadcast_timeout", DEFAULT_BROADCAST_TIMEOUT_S)
     if broadcast_timeout < BROADCAST_TIMEOUT_MIN_S:
         say("==> Warning: 'BroadcastTimeout' is too low. Setting to 1s")
         broadcast_timeout = BROADCAST_TIMEOUT_MIN_S
-    level = _log_level(values["log_level"])
-    bind_host, bind_port = _address(values["bind"] or DEFAULT_BIND, DEFAULT_PORT, "bind")
-    advertise = values["advertise"]
+    for key in WITHOUT_EFFECT:
+        if get(key):
+            say(f"==> Warning: '{key}' ({settings.origins[key]}) has no effect in this version")
+    level = _log_level(get("log_level", ""))
+    bind_host, bind_port = _address(get("bind", DEFAULT_BIND), DEFAULT_PORT, "bind")
+    advertise = get("advertise", "")
     advertise_host, advertise_port = _address(advertise, 0, "advertise") if advertise else ("", 0)
-    encrypt_key = _encrypt_key(values["encrypt"])
-    script_grace = _script_grace(values["script_grace"])
-    profile = values["profile"] or PROFILES[0]
+    encrypt_key = _encrypt_key(get("encrypt_key", ""))
+    profile = get("profile", PROFILES[0])
     if profile not in PROFILES:
         raise UserError(f"Unknown profile: {profile}")
-    if not 1 <= values["workers"] <= WORKERS_MAX:
-        raise UserError(f"Invalid number of workers: {values['workers']}. It must be in range: [1, {WORKERS_MAX}]")
-    method = values["start_method"] or START_METHODS[0]
+    method = get("start_method", START_METHODS[0])
     if method not in START_METHODS:
         raise UserError(f"Invalid start method: {method}. Valid start methods are: [{' '.join(START_METHODS)}]")
     return AgentConfig(
@@ -172,23 +247,69 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
         bind_port=bind_port,
         advertise_host=advertise_host,
         advertise_port=advertise_port,
-        rpc_address=values["rpc_addr"] or DEFAULT_RPC_ADDRESS,
+        rpc_address=get("rpc_addr", DEFAULT_RPC_ADDRESS),
+        rpc_auth=get("rpc_auth", ""),
         encrypt_key=encrypt_key,
-        keyring_file=values["keyring_file"],
-        label=_label(values["label"]),
-        start_join=values["join"],
-        replay=values["replay"],
-        handlers=values["event_handler"],
+        keyring_file=get("keyring_file", ""),
+        label=_label(get("label", "")),
+        start_join=tuple(get("start_join", ())),
+        replay=get("replay_on_join", False),
+        handlers=handlers,
         tags=tags,
         log_level=level,
         profile=profile,
-        compression=not values["disable_compression"],
-        workers=values["workers"],
+        compression=get("enable_compression", True),
+        workers=_workers(get("workers", DEFAULT_WORKERS)),
         start_method=method,
-        runtime_directory=values["runtime_dir"],
+        runtime_directory=get("runtime_dir", ""),
         broadcast_timeout=broadcast_timeout,
-        script_grace=script_grace,
+        script_grace=get("script_grace", DEFAULT_SCRIPT_GRACE_S),
+        user_event_size_limit=get("user_event_size_limit", DEFAULT_EVENT_SIZE),
+        query_size_limit=get("query_size_limit", DEFAULT_QUERY_SIZE),
+        query_response_size_limit=get("query_response_size_limit", DEFAULT_QUERY_SIZE),
+        resolve_name_conflicts=not get("disable_name_resolution", False),
+        leave_on_terminate=get("leave_on_terminate", False),
+        skip_leave_on_interrupt=get("skip_leave_on_interrupt", False),
     )
+
+
+def _check(values: dict[str, Any]) -> int:
+    """Show what an agent would be started with, or all that is wrong with it."""
+    if values["format"] not in {"text", "json"}:
+        say(f"==> Invalid format: {values['format']}")
+        return 1
+    try:
+        settings = gather(values)
+        config = make_config(values)
+        _with_keyring(config)
+        _check_tags(config.tags)
+        _check_key(config.encrypt_key)
+        _check_limits(config)
+    except UserError as error:
+        say(f"==> {error}")
+        return 1
+    rows = []
+    for key in sorted(KEYS):
+        value = settings.get(key)
+        shown = "(secret)" if key in SECRETS and value else value
+        rows.append((key, shown, settings.origins.get(key, "default")))
+    if values["format"] == "json":
+        say(go_json({key: {"value": value, "origin": origin} for key, value, origin in rows}))
+    else:
+        texts = [[key, "-" if value is None else visible(json.dumps(value)), origin] for key, value, origin in rows]
+        say(table([["key", "value", "from"], *texts]))
+    return 0
+
+
+def _check_limits(config: AgentConfig) -> None:
+    if config.user_event_size_limit > USER_EVENT_SIZE_CAP:
+        raise UserError(f"user event size limit exceeds limit of {USER_EVENT_SIZE_CAP} bytes")
+
+
+def _workers(number: int) -> int:
+    if not 1 <= number <= WORKERS_MAX:
+        raise UserError(f"Invalid number of workers: {number}. It must be in range: [1, {WORKERS_MAX}]")
+    return number
 
 
 def _tags(texts: tuple[str, ...]) -> dict[str, str]:

@@ -167,7 +167,9 @@ class GoCommand(click.Command):
         return "\n".join(lines).rstrip()
 
     def _split(self, args: list[str]) -> tuple[dict[str, Any], list[str]]:
-        options = {option.opts[0][1:]: option for option in self.params if isinstance(option, click.Option)}
+        options = {
+            name[1:]: option for option in self.params if isinstance(option, click.Option) for name in option.opts
+        }
         given: dict[str, Any] = {}
         position = 0
         while position < len(args):

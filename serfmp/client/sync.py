@@ -280,6 +280,10 @@ class Client:
             raise
         return query
 
+    def tags(self, change: Mapping[str, str] | None = None, delete: Sequence[str] = ()) -> None:
+        """Delete, then set, tags of the agent's node. Returns when the news has spread."""
+        self._call("tags", {"DeleteTags": list(delete), "Tags": dict(change or {})}, self._limit_s)
+
     def respond(self, query: QueryEvent | int, payload: bytes) -> None:
         """Answer a query that came on a stream of this connection, by its event or its ID."""
         number = query if isinstance(query, int) else query.id

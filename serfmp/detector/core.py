@@ -40,6 +40,7 @@ from serfmp.detector.effects import (
     Request,
     RequestId,
     RespondRequest,
+    TagsRequest,
     WhyRequest,
 )
 from serfmp.detector.records import (
@@ -55,6 +56,7 @@ from serfmp.detector.serf.asking import Asked, ClientAsker
 from serfmp.detector.serf.layer import Serf
 from serfmp.detector.serf.leaving import Leaving
 from serfmp.detector.serf.removal import Removal
+from serfmp.detector.serf.tagging import Tagging
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.gossip import Gossip
 from serfmp.detector.swim.swim import RESYNC_PARTNERS, Swim
@@ -69,7 +71,17 @@ RESYNC_AFTER = 1.0
 class Core:
     """One node's membership, failure detection, events. See the module for the contract."""
 
-    __slots__ = ("_answered", "_context", "_handlers", "_leaving", "_recorded_clocks", "_removal", "_serf", "_swim")
+    __slots__ = (
+        "_answered",
+        "_context",
+        "_handlers",
+        "_leaving",
+        "_recorded_clocks",
+        "_removal",
+        "_serf",
+        "_swim",
+        "_tagging",
+    )
 
     def __init__(
         self,
@@ -87,6 +99,7 @@ class Core:
         self._handlers = self._swim.handlers
         self._leaving = Leaving(self._context, self._swim, self._serf)
         self._removal = Removal(self._context, self._swim, self._serf)
+        self._tagging = Tagging(self._context, self._swim, self._serf)
         self._recorded_clocks = (0, 0, 0)
         self._answered: dict[RequestId, None] = {}
         if recovered is None:
@@ -186,6 +199,8 @@ class Core:
                 self._query(id, request)
             case RespondRequest(ltime, query_id, payload):
                 self._respond(id, ltime, query_id, payload)
+            case TagsRequest(changed, deleted):
+                self._tagging.request(id, changed, deleted)
             case WhyRequest(node):
                 self._why(id, node)
             case _:

@@ -77,6 +77,8 @@ class Detector:
         self._waiting: deque[object] = deque()
         self._fenced_until = 0.0
         self._bad_messages = 0
+        self._tags = dict(child.config.tags)
+        """Of the local node, as the others were told."""
         self._state: frames.DetectorState | None = None
         self._actions: dict[type, Callable[[Any], None]] = {
             fx.SendPacket: self._send_packet,
@@ -85,7 +87,7 @@ class Detector:
             fx.CloseStream: lambda effect: self._surely(frames.StreamClose(effect.stream)),
             fx.Resolve: lambda effect: self._surely(frames.NameResolve(effect.token, effect.host, effect.port)),
             fx.Publish: lambda _effect: self._hub.pump(),
-            fx.MemberChanged: lambda effect: self._hub.row_changed(effect.member),
+            fx.MemberChanged: self._member_changed,
             fx.MemberForgotten: lambda effect: self._hub.row_gone(effect.name),
             fx.LifecycleChanged: self._lifecycle_changed,
             fx.Answer: self._answer,
@@ -280,6 +282,13 @@ class Detector:
         else:
             self._hub.answer(role, generation, answer)
 
+    def _member_changed(self, effect: fx.MemberChanged) -> None:
+        self._hub.row_changed(effect.member)
+        member = effect.member
+        if member.name == self._child.config.node and member.tags != self._tags:
+            self._tags = dict(member.tags)
+            self._child.send_control(frames.TagsNotice(self._tags))
+
     def _query_progress(self, effect: fx.QueryProgress) -> None:
         role, generation, number = effect.request
         self._hub.news(role, generation, frames.QueryNews(number, effect.kind, effect.node, effect.payload))
@@ -314,6 +323,9 @@ def core_config(child: Child) -> CoreConfig:
         encryption_overhead=OVERHEAD if config.keys else 0,
         label_overhead=len(label_header(label)) if label else 0,
         user_event_size_limit=config.user_event_size_limit,
+        query_size_limit=config.query_size_limit,
+        query_response_size_limit=config.query_response_size_limit,
+        resolve_name_conflicts=config.resolve_name_conflicts,
         broadcast_timeout=config.broadcast_timeout,
     )
 

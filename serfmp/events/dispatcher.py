@@ -25,6 +25,7 @@ from serfmp.agent.journal import Journal
 from serfmp.bus import frames
 from serfmp.bus.consumer import DetectorLink
 from serfmp.detector.effects import Event, MemberEvent, QueryReceived, RespondRequest, UserEventReceived
+from serfmp.errors import UserError
 from serfmp.events.claims import read_claims, remove_claims
 from serfmp.events.invocation import Invocation, event_label, script_input
 from serfmp.events.lanes import SIZE_LIMIT, Lanes
@@ -37,6 +38,7 @@ from serfmp.events.specs import HandlerSpec, parse_handlers
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child
+    from serfmp.agent.config import AgentConfig
 
 RERUN_CUT_SHORT: Final = False
 """Whether a script that ran at a worker that died is run again. Serf's handlers are not written for being repeated."""
@@ -70,6 +72,8 @@ class Dispatcher:
         self._link = DetectorLink(child, members=False, on_event=self._on_event, after=self._ledger.last)
         child.on_stop = self._on_stop
         child.on_inquiry = self._on_inquiry
+        child.on_propose = _fault
+        child.on_commit = lambda: self.apply(parse_handlers(child.config.handlers))
         child.loop.before_wait += [self._pump, self._pool.flush]
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -295,6 +299,15 @@ class Dispatcher:
 
     def _log(self, level: str, text: str) -> None:
         self._child.log(level, "agent", text)
+
+
+def _fault(config: AgentConfig) -> str:
+    """Why this configuration's handlers cannot be taken over, or nothing."""
+    try:
+        parse_handlers(config.handlers)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _described(event: Event) -> str:

@@ -27,6 +27,7 @@ from serfmp.detector.effects import (
     JoinRequest,
     LeaveRequest,
     RespondRequest,
+    TagsRequest,
     WhyRequest,
 )
 from serfmp.detector.effects import Request as CoreRequest
@@ -91,6 +92,7 @@ class Commands:
             "stop": self._stop,
             "stats": self._stats,
             "query": self._query,
+            "tags": self._tags,
             "respond": self._respond,
             "why": self._why,
             "handlers": self._handlers,
@@ -243,6 +245,12 @@ class Commands:
         self._agent_log("INFO", f"Force leaving node{how}: {wanted.node}")
         limit = REQUEST_LIMIT + self._child.config.broadcast_timeout
         asked = ForceLeaveRequest(wanted.node, wanted.prune)
+        self._ask(asked, limit, lambda _value, error: connection.answer(request, error))
+
+    def _tags(self, connection: Connection, request: Request) -> None:
+        wanted = request.body if isinstance(request.body, protocol.Tags) else protocol.Tags()
+        limit = REQUEST_LIMIT + self._child.config.broadcast_timeout
+        asked = TagsRequest(dict(wanted.tags), wanted.delete)
         self._ask(asked, limit, lambda _value, error: connection.answer(request, error))
 
     def news(self, news: frames.QueryNews) -> None:

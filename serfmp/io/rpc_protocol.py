@@ -89,6 +89,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Tags:
+    """Tags to set, after those to delete."""
+
+    tags: tuple[tuple[str, str], ...] = ()
+    delete: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """A query to send. `timeout`: nanoseconds, 0 for the default."""
 
@@ -122,7 +130,19 @@ class Nothing:
 
 
 Body = (
-    Handshake | Auth | UserEvent | Join | ForceLeave | MembersFiltered | Stream | Stop | Query | Respond | Why | Nothing
+    Handshake
+    | Auth
+    | UserEvent
+    | Join
+    | ForceLeave
+    | MembersFiltered
+    | Stream
+    | Stop
+    | Tags
+    | Query
+    | Respond
+    | Why
+    | Nothing
 )
 
 
@@ -230,12 +250,12 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
             ("Payload", _bytes),
         ),
     ),
+    "tags": (Tags, (("Tags", _pairs), ("DeleteTags", _texts))),
     "respond": (Respond, (("ID", _sequence), ("Payload", _bytes))),
     "why": (Why, (("Node", _text),)),
     # Not carried out by this version, but read.
     **dict.fromkeys(
         (
-            "tags",
             "monitor",
             "install-key",
             "use-key",

@@ -123,6 +123,16 @@ def test_leaving_is_equal(launch: Launcher) -> None:
     assert run(["leave"], env) == Outcome(1, again["stdout"].replace("127.0.0.1:21212", env["SERF_RPC_ADDR"]), "")
 
 
+def test_changes_of_tags_are_equal(launch: Launcher) -> None:
+    agent = launch.serfmp("alpha", tags={"role": "web", "dc": "east"})
+    alone = Cluster(agent, agent)
+    for param in cases("tags"):
+        case = param.values[0]
+        if case["id"] != "after-info":  # figures and versions differ
+            came, expected = compare(case, alone)
+            assert came == expected, case["id"]
+
+
 @pytest.mark.parametrize("case", cases("agent-start"))
 def test_options_that_an_agent_refuses_are_refused_with_the_same_words(case: dict[str, Any], request: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="s") as short:

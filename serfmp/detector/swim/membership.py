@@ -53,6 +53,7 @@ class Membership:
         "answer_with_alive",
         "incarnation",
         "left",
+        "meta",
         "refutations",
     )
 
@@ -67,6 +68,8 @@ class Membership:
         self._own = context.config.node
         self.incarnation = 0
         """Own incarnation; the first alive carries 1."""
+        self.meta = context.config.meta
+        """The local node's tags as gossiped; they may change while it runs."""
         self.left = False
         """The local node has left: nothing about it is accepted or refuted any more."""
         self.answer_with_alive = b""
@@ -76,18 +79,23 @@ class Membership:
 
     # --- the local node -----------------------------------------------------------------------------------------------
 
-    def announce(self) -> None:
+    def announce(self, finished: Callable[[], None] | None = None) -> None:
         """Tell the cluster of the local node, with a new incarnation (spec swim.md 3.7)."""
         self._advance_incarnation(0)
         config = self._context.config
-        alive = Alive(self.incarnation, self._own, config.address, config.port, config.meta, config.versions)
-        self.alive(alive, bootstrap=True)
+        alive = Alive(self.incarnation, self._own, config.address, config.port, self.meta, config.versions)
+        self.alive(alive, bootstrap=True, finished=finished)
+
+    def change_meta(self, meta: bytes, finished: Callable[[], None]) -> None:
+        """Tell the cluster of new tags, with a new incarnation. `finished`: told when that was sent often enough."""
+        self.meta = meta
+        self.announce(finished)
 
     def own_alive(self) -> bytes:
         """The alive message of the local node as it stands."""
         config = self._context.config
         record = self._table.get(self._own)
-        meta = config.meta if record is None else record.meta
+        meta = self.meta if record is None else record.meta
         return encode(Alive(self.incarnation, self._own, config.address, config.port, meta, config.versions))
 
     def leave(self, finished: Callable[[], None] | None = None) -> bytes:
@@ -125,7 +133,7 @@ class Membership:
 
     # --- alive --------------------------------------------------------------------------------------------------------
 
-    def alive(self, message: Alive, bootstrap: bool = False) -> None:
+    def alive(self, message: Alive, bootstrap: bool = False, finished: Callable[[], None] | None = None) -> None:
         """Spec swim.md 3.1. `bootstrap`: the local node announces itself."""
         own = message.node == self._own
         if (own and self.left) or not self._usable(message):  # A1 to A3
@@ -151,7 +159,7 @@ class Membership:
             self._context.log("WARN", "memberlist", f"Refuting an alive message for '{record.name}' ({place})")
             self._refute(message.incarnation)  # A12
         else:  # A13
-            self._gossip.broadcast(encode(message), record.name)
+            self._gossip.broadcast(encode(message), record.name, finished)
             if was_gone and record.incarnation:
                 self._context.note(record.name, Finding.ALIVE, record.name, incarnation=message.incarnation)
             record.versions = message.versions

@@ -71,6 +71,7 @@ class Swim:
             own = node.name == context.config.node
             if own:  # the row may be in the journal of a detector that died before it wrote the incarnation
                 self.membership.incarnation = max(self.membership.incarnation, node.incarnation)
+                self.membership.meta = node.meta
             address, port = (context.config.address, context.config.port) if own else (node.address, node.port)
             record = NodeRecord(node.name, address, port, node.meta, node.versions)
             record.incarnation = node.incarnation

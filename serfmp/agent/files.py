@@ -1,0 +1,286 @@
+"""Configuration files: reading them, checking every value, merging them with flags (spec agent.md 1.2 to 1.4).
+
+Rules:
+
+* Files and directories stand in one list, in the order of the command line. Of a directory the entries that end in
+  `.json` or `.toml` are read, in byte order of their names, one level deep.
+* A file is one JSON value, or TOML where its name ends so. Keys are matched ignoring letter case; unknown keys and
+  wrong types are refused, all of a file at once, each with its place. `null` is nothing.
+* Later sources win: a text, number or duration that is not empty or zero replaces, a boolean can only be switched on,
+  lists are appended, tags are merged key by key. Flags are the last source.
+* Every value knows where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from serfmp.durations import parse_duration
+from serfmp.errors import UserError
+from serfmp.events.specs import parse_handlers
+
+
+class Kind(Enum):
+    """What a key holds, by the names that errors use."""
+
+    TEXT = "string"
+    NUMBER = "int"
+    SWITCH = "bool"
+    DURATION = "duration"
+    TEXTS = "slice"
+    TAGS = "map"
+    HANDLERS = "handlers"
+
+
+KEYS: Final[Mapping[str, Kind]] = {
+    "advertise": Kind.TEXT,
+    "bind": Kind.TEXT,
+    "broadcast_timeout": Kind.DURATION,
+    "disable_coordinates": Kind.SWITCH,
+    "disable_name_resolution": Kind.SWITCH,
+    "discover": Kind.TEXT,
+    "enable_compression": Kind.SWITCH,
+    "enable_syslog": Kind.SWITCH,
+    "encrypt_key": Kind.TEXT,
+    "event_handlers": Kind.HANDLERS,
+    "interface": Kind.TEXT,
+    "keyring_file": Kind.TEXT,
+    "label": Kind.TEXT,
+    "leave_on_terminate": Kind.SWITCH,
+    "log_level": Kind.TEXT,
+    "node_name": Kind.TEXT,
+    "profile": Kind.TEXT,
+    "protocol": Kind.NUMBER,
+    "query_response_size_limit": Kind.NUMBER,
+    "query_size_limit": Kind.NUMBER,
+    "reconnect_interval": Kind.DURATION,
+    "reconnect_timeout": Kind.DURATION,
+    "rejoin_after_leave": Kind.SWITCH,
+    "replay_on_join": Kind.SWITCH,
+    "retry_interval": Kind.DURATION,
+    "retry_join": Kind.TEXTS,
+    "retry_max_attempts": Kind.NUMBER,
+    "role": Kind.TEXT,
+    "rpc_addr": Kind.TEXT,
+    "rpc_auth": Kind.TEXT,
+    "runtime_dir": Kind.TEXT,
+    "script_grace": Kind.DURATION,
+    "skip_leave_on_interrupt": Kind.SWITCH,
+    "snapshot_path": Kind.TEXT,
+    "start_join": Kind.TEXTS,
+    "start_method": Kind.TEXT,
+    "statsd_addr": Kind.TEXT,
+    "statsite_addr": Kind.TEXT,
+    "syslog_facility": Kind.TEXT,
+    "tags": Kind.TAGS,
+    "tags_file": Kind.TEXT,
+    "tombstone_timeout": Kind.DURATION,
+    "user_event_size_limit": Kind.NUMBER,
+    "workers": Kind.NUMBER,
+}
+"""All keys. `label`, `runtime_dir`, `script_grace`, `start_method` and `workers` are ours."""
+
+WITHOUT_EFFECT: Final = (
+    "discover",
+    "enable_syslog",
+    "interface",
+    "protocol",
+    "reconnect_interval",
+    "reconnect_timeout",
+    "rejoin_after_leave",
+    "retry_interval",
+    "retry_join",
+    "retry_max_attempts",
+    "snapshot_path",
+    "statsd_addr",
+    "statsite_addr",
+    "syslog_facility",
+    "tags_file",
+    "tombstone_timeout",
+)
+"""Serf's keys that this version reads and does nothing with."""
+
+SECRETS: Final = frozenset({"encrypt_key", "rpc_auth"})
+"""Keys whose values are never shown."""
+
+LARGEST_FILE: Final = 16 * 1024 * 1024
+"""Bytes of a configuration file."""
+
+_GO_TYPES: Final[Mapping[type, str]] = {
+    bool: "bool",
+    int: "float64",
+    float: "float64",
+    str: "string",
+    list: "[]interface {}",
+    dict: "map[string]interface {}",
+}
+
+
+@dataclass(slots=True)
+class Settings:
+    """Merged values, and the origin of each: `flag`, a file's name, or, for lists and tags, all of them."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def merge(self, origin: str, given: Mapping[str, Any]) -> None:
+        """Let a later source take effect."""
+        for key, value in given.items():
+            kind = KEYS[key]
+            if not value and not (key == "enable_compression" and value is False):
+                continue
+            if kind in {Kind.TEXTS, Kind.HANDLERS}:
+                self.values[key] = [*self.values.get(key, []), *value]
+            elif kind is Kind.TAGS:
+                self.values[key] = {**self.values.get(key, {}), **value}
+            else:
+                self.values[key] = value
+                self.origins.pop(key, None)
+            before = self.origins.get(key)
+            self.origins[key] = f"{before}, {origin}" if before and before != origin else origin
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key."""
+        return self.values.get(key, default)
+
+
+def read_sources(paths: Iterable[str]) -> Settings:
+    """The merged values of these files and directories. Raises `UserError` with everything that is wrong with one."""
+    settings = Settings()
+    for path in paths:
+        for file in _files(path):
+            settings.merge(file, read_file(file))
+    return settings
+
+
+def _files(path: str) -> list[str]:
+    place = Path(path)
+    try:
+        if not place.is_dir():
+            return [path]
+        names = sorted((entry.name for entry in place.iterdir() if entry.is_file()), key=lambda name: name.encode())
+    except OSError as error:
+        raise UserError(f"Error reading '{path}': {(error.strerror or str(error)).lower()}") from None
+    return [str(place / name) for name in names if name.endswith((".json", ".toml"))]
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """The checked values of one file by their keys. Raises `UserError`."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"Error reading '{path}': open {path}: {(error.strerror or str(error)).lower()}") from None
+    if len(data) > LARGEST_FILE:
+        raise UserError(f"Error reading '{path}': it has {len(data)} bytes, more than {LARGEST_FILE}")
+    try:
+        content = _toml(data) if path.endswith(".toml") else _json(data)
+        return decode(content)
+    except UserError as error:
+        raise UserError(f"Error decoding '{path}': {error}") from None
+
+
+def _toml(data: bytes) -> Any:
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(str(error)) from None
+
+
+def _json(data: bytes) -> Any:
+    text = data.decode("utf-8", "replace")
+    start = len(text) - len(text.lstrip())
+    if start == len(text):
+        raise UserError("EOF")
+    try:
+        # What stands behind the value is ignored, as Serf does.
+        value, _end = json.JSONDecoder().raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        raise UserError(_json_fault(text, error)) from None
+    return value
+
+
+def _json_fault(text: str, error: json.JSONDecodeError) -> str:
+    rest = text[error.pos :].lstrip()
+    if not rest or error.msg.startswith("Unterminated"):
+        return "unexpected EOF"
+    if error.msg.startswith(("Expecting property name", "Illegal trailing")):
+        return f"invalid character '{rest[0]}' looking for beginning of object key string"
+    return f"{error.msg} at line {error.lineno}, column {error.colno}"
+
+
+def decode(content: Any) -> dict[str, Any]:
+    """The values of a file's content by their keys. Raises `UserError` that names every unknown key and wrong type."""
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"'' expected a map, got '{'slice' if isinstance(content, list) else _go_type(content)}'")
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    unknown: list[str] = []
+    for name, value in content.items():
+        key = name if name in KEYS else name.lower()
+        if key not in KEYS or (key != name and key in content) or key in values:
+            unknown.append(name)
+        elif value is not None:
+            values[key] = _checked(key, KEYS[key], value, faults)
+    if unknown:
+        faults.append(f"'' has invalid keys: {', '.join(sorted(unknown))}")
+    if faults:
+        raise UserError(f"{len(faults)} error(s) decoding:\n\n" + "\n".join(f"* {fault}" for fault in faults))
+    for key, value in values.items():
+        if KEYS[key] is Kind.DURATION:
+            values[key] = _duration(key, value)
+    if values.get("event_handlers"):
+        parse_handlers(values["event_handlers"])
+    return values
+
+
+def _checked(key: str, kind: Kind, value: Any, faults: list[str]) -> Any:
+    match kind:
+        case Kind.TEXT | Kind.DURATION:
+            return _expect(key, "string", str, value, faults)
+        case Kind.SWITCH:
+            return _expect(key, "bool", bool, value, faults)
+        case Kind.NUMBER:
+            if isinstance(value, float):
+                return int(value)
+            return _expect(key, "int", int, value, faults)
+        case Kind.TAGS:
+            if not isinstance(value, dict):
+                faults.append(f"'{key}' expected a map, got '{_go_type(value)}'")
+                return {}
+            return {name: _expect(f"{key}[{name}]", "string", str, item, faults) for name, item in value.items()}
+        case Kind.TEXTS | Kind.HANDLERS:
+            if not isinstance(value, list):
+                faults.append(f"'{key}': source data must be an array or slice, got {_go_type(value)}")
+                return []
+            if kind is Kind.HANDLERS:
+                return value
+            return [_expect(f"{key}[{number}]", "string", str, item, faults) for number, item in enumerate(value)]
+
+
+def _expect(place: str, name: str, wanted: type, value: Any, faults: list[str]) -> Any:
+    if isinstance(value, wanted) and (wanted is not int or not isinstance(value, bool)):
+        return value
+    shown = str(value).lower() if isinstance(value, bool) else value
+    faults.append(f"'{place}' expected type '{name}', got unconvertible type '{_go_type(value)}', value: '{shown}'")
+    return wanted()
+
+
+def _go_type(value: Any) -> str:
+    return _GO_TYPES.get(type(value), type(value).__name__)
+
+
+def _duration(key: str, text: str) -> float:
+    if not text:
+        return 0.0
+    seconds = parse_duration(text)
+    if seconds < 0:
+        raise UserError(f"'{key}': the duration {text} is negative")
+    return seconds
