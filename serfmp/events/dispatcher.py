@@ -258,7 +258,9 @@ class Dispatcher:
         def answered(_value: Any, error: str) -> None:
             if error:
                 name = invocation.environment.get("SERF_QUERY_NAME", "")
-                self._log("WARN", f"Failed to respond to query 'query: {name}': {error}")
+                self._log(
+                    "WARN", f"Failed to respond to query 'query: {name}': failed to respond to key query: {error}"
+                )
 
         self._link.ask(RespondRequest(*query, output), answered)
 
