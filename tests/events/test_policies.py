@@ -162,3 +162,35 @@ def test_a_worker_does_what_a_handlers_object_says(tmp_path: Path, monkeypatch: 
         assert stage.asked == [("respond", [7, 70, b"answer\n"])]
     finally:
         stage.close()
+
+
+def test_a_killed_dispatcher_keeps_joined_members_places_and_the_answer_to_a_query(tmp_path: Path) -> None:
+    """Everything at once: members that joined what waits, two places for three events, a query under way, drops."""
+    gate, seen, begun = tmp_path / "gate", tmp_path / "seen", tmp_path / "begun"
+    wait = f"while [ ! -e {gate} ]; do sleep 0.02; done"
+    stage = stage_with(
+        {"on": ["member-join"], "run": f"echo m >> {begun}; {wait}; cat >> {seen}", "queue": {"policy": "coalesce"}},
+        {"on": ["user:p"], "run": f"echo p >> {begun}; {wait}; echo p >> {seen}", "order": "none", "concurrency": 2},
+        {"on": ["user:d"], "run": f"echo d >> {begun}; {wait}; echo d >> {seen}", "queue": {"limit": 1}},
+        {"on": ["query:q"], "run": f"echo q >> {begun}; {wait}; echo answer"},
+    )
+    try:
+        stage.user_events("p", "p", "p", "d")
+        stage.publish(joined(5, "n5"), QueryReceived(6, 7, 70, "q", b"", "asker", stage.loop.clock() + 600))
+        stage.until(lambda: sorted(lines(begun)) == ["d", "m", "p", "p", "q"], "all run that may")
+        stage.publish(joined(7, "n7"), joined(8, "n8"))
+        stage.user_events("d", "d", "d")
+        stage.until(lambda: stage.acknowledged == 11, "the rest waits")
+        stage.restart("dispatcher")
+        stage.publish(joined(12, "n12"))
+        stage.until(lambda: stage.acknowledged == 12, "the next dispatcher works")
+        assert len(lines(begun)) == 5
+        gate.touch()
+        stage.until(lambda: stage.asked, "the query is answered")
+        stage.until(lambda: len(lines(begun)) == 8 and lines(seen).count("d") == 2, "what waited has run")
+        stage.until(lambda: "n12" in lines(seen) and lines(seen).count("p") == 3, "all has ended")
+        assert stage.asked == [("respond", [7, 70, b"answer\n"])]
+        assert [word for word in lines(seen) if word.startswith("n")] == ["n5", "n7", "n8", "n12"]
+        assert sorted(lines(begun)) == ["d", "d", "m", "m", "p", "p", "p", "q"]
+    finally:
+        stage.close()
