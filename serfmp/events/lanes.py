@@ -23,7 +23,7 @@ import zlib
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from serfmp.errors import InternalError
 from serfmp.events.invocation import Invocation
@@ -31,6 +31,10 @@ from serfmp.events.policy import Order, Overflow, QueuePolicy
 
 SIZE_LIMIT: Final = 24 * 1024 * 1024
 """Bytes that wait in all lanes: a quarter of a bank of the ledger."""
+
+
+_Row: TypeAlias = "OrderedDict[_Lane, None]"
+"""Lanes that stand in a row; any of them may step out."""
 
 
 def worker_of(key: str, workers: int) -> int:
@@ -50,7 +54,7 @@ class _Group:
     waiting: OrderedDict[int, _Lane] = field(default_factory=OrderedDict)
     """By number of the invocation: the lane in which it waits. Oldest first."""
     under_way: int = 0
-    blocked: deque[_Lane] = field(default_factory=deque)
+    blocked: _Row = field(default_factory=OrderedDict)
     """Lanes that could start one if the group were not at its bound, in the order in which they get a place."""
     called: int = 0
     """Lanes that were blocked, and stand in their worker's row again with a place held for them."""
@@ -65,8 +69,8 @@ class _Lane:
     size: int = 0
     """Bytes of what waits."""
     under_way: int = 0
-    offered: bool = False
-    """It stands in its worker's row, or among the blocked of a group."""
+    row: _Row | None = None
+    """Where it stands: in its worker's row, or among the blocked of a group. Lanes in which nothing waits do not."""
     called: _Group | None = None
     """The group that holds a place for it."""
 
@@ -91,7 +95,7 @@ class Lanes:
         self._under_way: dict[int, _UnderWay] = {}
         self._credits = [0] * workers
         self._used = [0] * workers
-        self._rows: list[deque[_Lane]] = [deque() for _ in range(workers)]
+        self._rows: list[_Row] = [OrderedDict() for _ in range(workers)]
         self._size = 0
         self._woken = False
         self.late: list[Invocation] = []
@@ -133,9 +137,9 @@ class Lanes:
         self._offer(lane)
         dropped = []
         while len(group.waiting) > policy.limit:
-            dropped.append(self._pop_oldest(group))
+            dropped.append(self._drop_oldest(group))
         while self._size > self._size_limit:
-            dropped.append(self._pop(max(self._lanes.values(), key=lambda one: one.size)))
+            dropped.append(self._drop(max(self._lanes.values(), key=lambda one: one.size), 0))
         return dropped
 
     def last_waiting(self, invocation: Invocation) -> Invocation | None:
@@ -234,23 +238,29 @@ class Lanes:
         self._resize(lane, -invocation.size)
         return invocation
 
-    def _pop_oldest(self, group: _Group) -> Invocation:
+    def _drop_oldest(self, group: _Group) -> Invocation:
         number, lane = next(iter(group.waiting.items()))
-        if lane.waiting[0].number == number:
-            return self._pop(lane)
-        # A lane that several handlers share.
-        position = next(place for place, one in enumerate(lane.waiting) if one.number == number)
-        invocation = lane.waiting[position]
-        del lane.waiting[position]
-        del group.waiting[number]
+        # Only in a lane that several handlers share is it not the first.
+        return self._drop(lane, next(place for place, one in enumerate(lane.waiting) if one.number == number))
+
+    def _drop(self, lane: _Lane, place: int) -> Invocation:
+        invocation = lane.waiting[place]
+        del lane.waiting[place]
+        group = self._groups[invocation.group]
+        del group.waiting[invocation.number]
         self._resize(lane, -invocation.size)
+        if lane.row is not None and not lane.waiting:
+            del lane.row[lane]
+            lane.row = None
+            self._release(lane)
+        self._forget_if_idle(lane, group)
         return invocation
 
     def _take_for(self, worker: int, now: float) -> Iterator[tuple[int, Invocation]]:
         row = self._rows[worker]
         while row and self._used[worker] < self._credits[worker]:
-            lane = row.popleft()
-            lane.offered = False
+            lane, _ = row.popitem(last=False)
+            lane.row = None
             caller, lane.called = lane.called, None
             if caller is not None:
                 caller.called -= 1
@@ -266,7 +276,7 @@ class Lanes:
                     self._offer(lane)
                     yield worker, invocation
                 else:
-                    self._block(lane, group, first=caller is group)
+                    self._stand(lane, group.blocked, first=caller is group)
             if caller is not None:
                 self._call(caller)
                 self._forget_if_idle(lane, caller)
@@ -281,29 +291,35 @@ class Lanes:
         self._used[lane.worker] += 1
 
     def _offer(self, lane: _Lane) -> None:
-        if lane.waiting and lane.under_way < lane.limit and not lane.offered:
-            lane.offered = True
-            self._rows[lane.worker].append(lane)
+        if lane.waiting and lane.under_way < lane.limit and lane.row is None:
+            self._stand(lane, self._rows[lane.worker])
 
-    def _block(self, lane: _Lane, group: _Group, *, first: bool) -> None:
-        lane.offered = True
+    def _stand(self, lane: _Lane, row: _Row, *, first: bool = False) -> None:
+        lane.row = row
+        row[lane] = None
         if first:
-            group.blocked.appendleft(lane)
-        else:
-            group.blocked.append(lane)
+            row.move_to_end(lane, last=False)
+
+    def _release(self, lane: _Lane) -> None:
+        """Give the place that is held for a lane to the next one."""
+        caller, lane.called = lane.called, None
+        if caller is not None:
+            caller.called -= 1
+            self._call(caller)
+            self._forget_if_idle(lane, caller)
 
     def _call(self, group: _Group) -> None:
         """Let the next blocked lane stand in its worker's row again, if there is a place for it."""
         if group.blocked and group.under_way + group.called < group.policy.concurrency:
-            lane = group.blocked.popleft()
+            lane, _ = group.blocked.popitem(last=False)
             lane.called = group
             group.called += 1
-            self._rows[lane.worker].append(lane)
+            self._stand(lane, self._rows[lane.worker])
             self._woken = True
 
     def _forget_if_idle(self, lane: _Lane, group: _Group | None) -> None:
         """Lanes come and go with nodes and events: an idle one leaves nothing."""
-        if not (lane.waiting or lane.under_way or lane.offered):
+        if not (lane.waiting or lane.under_way or lane.row is not None):
             self._lanes.pop(lane.key, None)
         if group is not None and not (group.waiting or group.under_way or group.blocked or group.called):
             self._groups.pop(group.key, None)

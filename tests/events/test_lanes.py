@@ -477,3 +477,16 @@ def test_whatever_happens_each_invocation_ends_once_and_every_bound_holds(
     assert sorted(run.ended) == run.pushed
     assert not run.lanes._lanes
     assert not run.lanes._groups
+
+
+@pytest.mark.parametrize("order", list(Order))
+def test_what_was_dropped_leaves_no_lane_behind(order: Order) -> None:
+    lanes = lanes_with_credits(policy=QueuePolicy(order, concurrency=1, limit=3))
+    for number in range(500):
+        lane = "" if order in {Order.HANDLER, Order.AGENT} else f"l{number}"
+        lanes.put(invocation(number, lane=lane))
+        lanes.go()
+        if number == 250:
+            lanes.set_credits(0, 0)
+        assert len(lanes._lanes) <= 4
+        assert len(lanes._rows[0]) + len(lanes._groups["h0"].blocked) <= 3
