@@ -66,6 +66,14 @@ class AgentConfig:
     """Bytes of an encoded response."""
     resolve_name_conflicts: bool = True
     """Whether the loser of a vote on its name shuts itself down."""
+    reconnect_interval: float = 30.0
+    """Seconds between two tries to reach a failed member."""
+    reconnect_timeout: float = 24 * 3600.0
+    """Seconds for which a failed member is kept."""
+    tombstone_timeout: float = 24 * 3600.0
+    """Seconds for which a member that left is kept."""
+    heal_interval: float = 300.0
+    """Seconds between two tries to reach a lost part of the cluster."""
     leave_on_terminate: bool = False
     skip_leave_on_interrupt: bool = False
 

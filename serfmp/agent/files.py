@@ -49,6 +49,7 @@ KEYS: Final[Mapping[str, Kind]] = {
     "enable_syslog": Kind.SWITCH,
     "encrypt_key": Kind.TEXT,
     "event_handlers": Kind.HANDLERS,
+    "heal_interval": Kind.DURATION,
     "interface": Kind.TEXT,
     "keyring_file": Kind.TEXT,
     "label": Kind.TEXT,
@@ -84,15 +85,13 @@ KEYS: Final[Mapping[str, Kind]] = {
     "user_event_size_limit": Kind.NUMBER,
     "workers": Kind.NUMBER,
 }
-"""All keys. `label`, `runtime_dir`, `script_grace`, `start_method` and `workers` are ours."""
+"""All keys. `heal_interval`, `label`, `runtime_dir`, `script_grace`, `start_method` and `workers` are ours."""
 
 WITHOUT_EFFECT: Final = (
     "discover",
     "enable_syslog",
     "interface",
     "protocol",
-    "reconnect_interval",
-    "reconnect_timeout",
     "rejoin_after_leave",
     "retry_interval",
     "retry_join",
@@ -102,7 +101,6 @@ WITHOUT_EFFECT: Final = (
     "statsite_addr",
     "syslog_facility",
     "tags_file",
-    "tombstone_timeout",
 )
 """Serf's keys that this version reads and does nothing with."""
 

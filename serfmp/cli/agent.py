@@ -38,6 +38,9 @@ DEFAULT_BROADCAST_TIMEOUT_S: Final = 5.0
 BROADCAST_TIMEOUT_MIN_S: Final = 1.0
 DEFAULT_SCRIPT_GRACE_S: Final = 3.0
 SCRIPT_GRACE_MAX_S: Final = 3600.0
+DEFAULT_RECONNECT_S: Final = 30.0
+DEFAULT_KEPT_S: Final = 24 * 3600.0
+DEFAULT_HEAL_S: Final = 300.0
 DEFAULT_WORKERS: Final = 2
 DEFAULT_EVENT_SIZE: Final = 512
 DEFAULT_QUERY_SIZE: Final = 1024
@@ -268,6 +271,10 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
         query_size_limit=get("query_size_limit", DEFAULT_QUERY_SIZE),
         query_response_size_limit=get("query_response_size_limit", DEFAULT_QUERY_SIZE),
         resolve_name_conflicts=not get("disable_name_resolution", False),
+        reconnect_interval=get("reconnect_interval", DEFAULT_RECONNECT_S),
+        reconnect_timeout=get("reconnect_timeout", DEFAULT_KEPT_S),
+        tombstone_timeout=get("tombstone_timeout", DEFAULT_KEPT_S),
+        heal_interval=get("heal_interval", DEFAULT_HEAL_S),
         leave_on_terminate=get("leave_on_terminate", False),
         skip_leave_on_interrupt=get("skip_leave_on_interrupt", False),
     )

@@ -160,6 +160,18 @@ class CoreConfig:
     """How long a node that left still answers probes (spec serf.md 1)."""
     recent_intent_timeout: float = 300.0
     """How long intents about unknown nodes are remembered (spec serf.md 1)."""
+    reconnect_timeout: float = 24 * 3600.0
+    """How long a failed member is kept (spec serf.md 1)."""
+    tombstone_timeout: float = 24 * 3600.0
+    """How long a member that left is kept (spec serf.md 1)."""
+    reap_limits: Mapping[str, float] = field(default_factory=dict)
+    """Limits of single nodes, by name, instead of these two."""
+    reconnect_interval: float = 30.0
+    """Between two tries to reach a failed member (spec serf.md 1)."""
+    heal_interval: float = 300.0
+    """Between two tries to reach a lost part of the cluster. Ours."""
+    seeds: tuple[str, ...] = ()
+    """Addresses `[name/]host[:port]` that belong to the cluster: tried for ever while nobody is there."""
     reap_interval: float = 15.0
     """Period of the reaper (spec serf.md 1)."""
     flap_timeout: float = 60.0

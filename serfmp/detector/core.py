@@ -55,6 +55,7 @@ from serfmp.detector.records import (
 from serfmp.detector.serf.asking import Asked, ClientAsker
 from serfmp.detector.serf.layer import Serf
 from serfmp.detector.serf.leaving import Leaving
+from serfmp.detector.serf.reaping import Reaping
 from serfmp.detector.serf.removal import Removal
 from serfmp.detector.serf.tagging import Tagging
 from serfmp.detector.swim.context import Context
@@ -76,6 +77,7 @@ class Core:
         "_context",
         "_handlers",
         "_leaving",
+        "_reaping",
         "_recorded_clocks",
         "_removal",
         "_serf",
@@ -99,6 +101,7 @@ class Core:
         self._handlers = self._swim.handlers
         self._leaving = Leaving(self._context, self._swim, self._serf)
         self._removal = Removal(self._context, self._swim, self._serf)
+        self._reaping = Reaping(self._context, self._swim, self._serf, () if recovered is None else recovered.lost)
         self._tagging = Tagging(self._context, self._swim, self._serf)
         self._recorded_clocks = (0, 0, 0)
         self._answered: dict[RequestId, None] = {}
@@ -377,6 +380,8 @@ class Core:
         for request in self._answered:
             yield (RecordKind.ANSWERED.value, *request)
         yield from self._event_records()
+        for address in self._reaping.saved():
+            yield (RecordKind.LOST.value, address)
         for ask in serf.asking.saved():
             yield ask.fields()
         for consumer, sequence in serf.outbox.acknowledged.items():

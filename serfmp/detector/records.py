@@ -78,6 +78,8 @@ class RecordKind(StrEnum):
     """State of the local node, Lamport time of its leave intent."""
     EVENT_MINIMUM = "minimum"
     """The lowest Lamport time of user events that are delivered."""
+    LOST = "lost"
+    """Address of a member that was reaped as failed."""
     ANSWERED = "answered"
     """Role, generation and number of a request that was carried out."""
 
@@ -261,6 +263,7 @@ class Recovered:
     """Clients' queries that run, by Lamport time and ID."""
     acknowledged: dict[str, int] = field(default_factory=dict)
     sequence: int = 0
+    lost: list[str] = field(default_factory=list)
     lifecycle: Lifecycle = Lifecycle.ALIVE
     leave_ltime: int = 0
     event_minimum: int = 0
@@ -344,6 +347,8 @@ class Recovered:
             case RecordKind.LIFECYCLE:
                 state, self.leave_ltime = values
                 self.lifecycle = Lifecycle(state)
+            case RecordKind.LOST:
+                self.lost.extend(values)
             case RecordKind.EVENT_MINIMUM:
                 self.event_minimum = max(self.event_minimum, *values)
 

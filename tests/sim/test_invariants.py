@@ -15,7 +15,7 @@ from serfmp.detector.swim.suspicion import Suspicion
 from serfmp.sim.invariants import BrokenError
 from serfmp.sim.scenario import History
 
-LIKELY = 40
+LIKELY = 80
 """Seeds among which one shows it."""
 
 

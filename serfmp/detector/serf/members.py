@@ -310,7 +310,11 @@ class Members:
         elif row.name != self._own:
             row.prune = max(row.prune, Prune.FORGET)
 
-    def _forget(self, row: MemberRow) -> None:
+    def reap(self, row: MemberRow) -> None:
+        """The time of a member that is gone is up (spec serf.md 6.5)."""
+        self._forget(row, f"EventMemberReap: {row.name}")
+
+    def _forget(self, row: MemberRow, told: str = "") -> None:
         """Erase a member (spec serf.md 6.3 and 6.4)."""
         del self._rows[row.name]
         self._pruned.pop(row.name, None)
@@ -319,7 +323,8 @@ class Members:
         self._pruned[row.name] = row.status_ltime
         self.counts[row.status] -= 1
         self.changed.pop(row.name, None)
-        self._context.log("INFO", "serf", f"EventMemberReap (forced): {row.name} {to_text(row.address)}")
+        told = told or f"EventMemberReap (forced): {row.name} {to_text(row.address)}"
+        self._context.log("INFO", "serf", told)
         self._context.effects.append(MemberForgotten(row.name))
         self._outbox.member_event(EventKind.MEMBER_REAP, (row.saved(),))
 

@@ -145,6 +145,8 @@ class NodeTable:
             if self._cursor >= len(self._list):
                 wrap()
                 self._cursor = 0
+                if not self._list:  # all were gone, the local node, which has left, among them
+                    return None
             record = self._list[self._cursor]
             self._cursor += 1
             if not skip(record):
