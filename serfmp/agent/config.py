@@ -72,6 +72,10 @@ class AgentConfig:
     """Seconds for which a failed member is kept."""
     tombstone_timeout: float = 24 * 3600.0
     """Seconds for which a member that left is kept."""
+    snapshot_path: str = ""
+    """Where the snapshot is; empty: none."""
+    rejoin_after_leave: bool = False
+    """Whether the members of the snapshot are joined though the node had left."""
     heal_interval: float = 300.0
     """Seconds between two tries to reach a lost part of the cluster."""
     leave_on_terminate: bool = False

@@ -100,3 +100,22 @@ def _refuse_shared(path: Path) -> None:
         raise UserError(f"the runtime directory '{path}' belongs to another user (uid {status.st_uid})")
     if stat.S_IMODE(status.st_mode) & 0o077:
         path.chmod(0o700)
+
+
+def lock_snapshot(path: str) -> IO[str]:
+    """Make sure that a snapshot can be written, and by this agent alone. Raises `UserError`.
+
+    The lock is on a file beside it, because the snapshot itself is replaced; it ends with the supervisor.
+    """
+    prefix = "Failed to start the Serf agent: Error creating Serf: Failed to setup snapshot"
+    try:
+        with Path(path).open("ab"):
+            lock = Path(f"{path}.lock").open("a+")  # noqa: SIM115  held as long as the agent lives
+    except OSError as error:
+        raise UserError(f"{prefix}: open {path}: {(error.strerror or str(error)).lower()}") from None
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(f"{prefix}: another agent uses {path}; give each agent a snapshot of its own") from None
+    return lock

@@ -32,7 +32,7 @@ from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
 from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
 from serfmp.agent.process import Process, ProcessState, describe_status
 from serfmp.agent.reload import Reload
-from serfmp.agent.runtime import RuntimeDirectory
+from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
 from serfmp.agent.sockets import advertised_address, bind_gossip, bind_rpc, join_host_port
 from serfmp.agent.terminal import Terminal
 from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
@@ -131,6 +131,8 @@ class Supervisor:
         self._terminal.output("Starting Serf agent...")
         setproctitle.setproctitle(f"serfmp: agent ({self.config.node})")
         self._runtime = RuntimeDirectory(self.config)
+        if self.config.snapshot_path:
+            self._snapshot_lock = lock_snapshot(self.config.snapshot_path)
         gossip = bind_gossip(self.config.bind_host, self.config.bind_port)
         rpc = bind_rpc(self.config.rpc_address)
         self._terminal.output("Starting Serf agent RPC...")
@@ -239,7 +241,7 @@ class Supervisor:
             ("Bind addr", f"'{join_host_port(config.bind_host, config.bind_port)}'"),
             ("RPC addr", f"'{config.rpc_address}'"),
             ("Encrypted", "true" if config.keys else "false"),
-            ("Snapshot", "false"),
+            ("Snapshot", "true" if config.snapshot_path else "false"),
             ("Profile", config.profile),
             ("Message Compression Enabled", "true" if config.compression else "false"),
         ]

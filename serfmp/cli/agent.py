@@ -127,6 +127,12 @@ COMMAND: Final = GoCommand(
         flag("format", "How -check shows it: text (default) or json.", default="text", shown="format=text"),
         flag("node", "Name of this node, unique in the cluster. Default: the host's name.", shown="node=name"),
         flag("profile", "Timing that fits the network: lan, wan or local.", shown="profile=lan"),
+        flag(
+            "rejoin",
+            "After a graceful leave, too, join the members of the snapshot at the next start.",
+            kind=BOOLEAN,
+            default=False,
+        ),
         flag("replay", "Also deliver user events from before this node joined.", kind=BOOLEAN, default=False),
         flag("role", "Deprecated: use -tag role=x.", shown="role=x"),
         flag("rpc-addr", "Address of the RPC, for the other commands.", shown=f"rpc-addr={DEFAULT_RPC_ADDRESS}"),
@@ -140,6 +146,12 @@ COMMAND: Final = GoCommand(
             "script-grace",
             "How long running handlers may go on when the agent stops, before they are ended: TERM, two seconds, KILL.",
             shown="script-grace=3s",
+        ),
+        flag(
+            "snapshot",
+            "File that keeps members and times over a restart: the agent finds the cluster again by itself, and no "
+            "event is handled twice.",
+            shown="snapshot=path",
         ),
         flag("start-method", "How processes are started: fork or exec.", shown="start-method=fork"),
         flag("tag", "Tag of this node. May be given several times.", many=True, shown="tag key=value"),
@@ -195,9 +207,11 @@ def gather(values: dict[str, Any]) -> Settings:
         "node_name": values["node"],
         "profile": values["profile"],
         "replay_on_join": values["replay"],
+        "rejoin_after_leave": values["rejoin"],
         "role": values["role"],
         "rpc_addr": values["rpc_addr"],
         "runtime_dir": values["runtime_dir"],
+        "snapshot_path": values["snapshot"],
         "start_join": list(values["join"]),
         "start_method": values["start_method"],
         "tags": _tags(values["tag"]),
@@ -230,6 +244,8 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
     if broadcast_timeout < BROADCAST_TIMEOUT_MIN_S:
         say("==> Warning: 'BroadcastTimeout' is too low. Setting to 1s")
         broadcast_timeout = BROADCAST_TIMEOUT_MIN_S
+    if get("rejoin_after_leave") and not get("snapshot_path"):
+        say("==> Warning: 'RejoinAfterLeave' enabled without snapshot file")
     for key in WITHOUT_EFFECT:
         if get(key):
             say(f"==> Warning: '{key}' ({settings.origins[key]}) has no effect in this version")
@@ -275,6 +291,8 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
         reconnect_timeout=get("reconnect_timeout", DEFAULT_KEPT_S),
         tombstone_timeout=get("tombstone_timeout", DEFAULT_KEPT_S),
         heal_interval=get("heal_interval", DEFAULT_HEAL_S),
+        snapshot_path=get("snapshot_path", ""),
+        rejoin_after_leave=get("rejoin_after_leave", False),
         leave_on_terminate=get("leave_on_terminate", False),
         skip_leave_on_interrupt=get("skip_leave_on_interrupt", False),
     )

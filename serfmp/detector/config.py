@@ -168,6 +168,8 @@ class CoreConfig:
     """Limits of single nodes, by name, instead of these two."""
     reconnect_interval: float = 30.0
     """Between two tries to reach a failed member (spec serf.md 1)."""
+    snapshot: bool = False
+    """Whether the core tells what belongs into the snapshot file."""
     heal_interval: float = 300.0
     """Between two tries to reach a lost part of the cluster. Ours."""
     seeds: tuple[str, ...] = ()

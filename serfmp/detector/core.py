@@ -56,6 +56,7 @@ from serfmp.detector.serf.asking import Asked, ClientAsker
 from serfmp.detector.serf.layer import Serf
 from serfmp.detector.serf.leaving import Leaving
 from serfmp.detector.serf.reaping import Reaping
+from serfmp.detector.serf.rejoining import Rejoining
 from serfmp.detector.serf.removal import Removal
 from serfmp.detector.serf.tagging import Tagging
 from serfmp.detector.swim.context import Context
@@ -64,6 +65,7 @@ from serfmp.detector.swim.swim import RESYNC_PARTNERS, Swim
 from serfmp.detector.swim.table import NodeRecord, NodeState, NodeTable
 from serfmp.errors import UserError
 from serfmp.wire.messages import Message
+from serfmp.wire.snapshot import SnapshotState
 
 RESYNC_AFTER = 1.0
 """Seconds of a freeze after which state is exchanged with others at once. Ours."""
@@ -92,11 +94,13 @@ class Core:
         now: float,
         generation: int = 1,
         recovered: Recovered | None = None,
+        found: SnapshotState | None = None,
     ) -> None:
+        """`recovered`: what a dead detector left; `found`: what the snapshot of an ended agent adds up to."""
         self._context = Context(config, rng, now, generation)
         table = NodeTable(rng)
         gossip = Gossip(self._context, table)
-        self._serf = Serf(self._context, gossip, recovered)
+        self._serf = Serf(self._context, gossip, recovered, found)
         self._swim = Swim(self._context, table, gossip, self._serf)
         self._handlers = self._swim.handlers
         self._leaving = Leaving(self._context, self._swim, self._serf)
@@ -105,6 +109,7 @@ class Core:
         self._tagging = Tagging(self._context, self._swim, self._serf)
         self._recorded_clocks = (0, 0, 0)
         self._answered: dict[RequestId, None] = {}
+        Rejoining(self._context, self._swim, self._serf, {} if found is None else found.alive)
         if recovered is None:
             self._swim.membership.announce()
         else:
@@ -342,12 +347,20 @@ class Core:
         if clocks != self._recorded_clocks:
             self._recorded_clocks = clocks
             effects.append(Record((RecordKind.CLOCKS.value, *clocks)))
+        serf.persisting.settle(clocks)
+        if context.effects:
+            effects.extend(context.effects)
+            context.effects = []
         serf.outbox.records_taken()
         return effects
 
     def _node_record(self, name: str) -> tuple[Plain, ...]:
         record = self._swim.table.get(name)
         return (RecordKind.NODE_GONE.value, name) if record is None else fields(RecordKind.NODE, record.saved())
+
+    def tell_snapshot(self) -> None:
+        """The snapshot's writer missed something: tell it everything again."""
+        self._serf.persisting.everything(row.saved() for row in self._serf.members)
 
     def members(self) -> list[Member]:
         """The member table, the local node included."""
@@ -377,6 +390,7 @@ class Core:
         yield (RecordKind.OWN.value, self._swim.membership.incarnation)
         yield (RecordKind.CLOCKS.value, *serf.clocks)
         yield (RecordKind.EVENT_MINIMUM.value, serf.events.minimum)
+        yield (RecordKind.QUERY_MINIMUM.value, serf.queries.minimum)
         for request in self._answered:
             yield (RecordKind.ANSWERED.value, *request)
         yield from self._event_records()

@@ -237,6 +237,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotLines:
+    """Append these lines to the snapshot; `sync`: they shall be on the disk soon."""
+
+    lines: tuple[str, ...]
+    sync: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class QueryProgress:
     """News of a running query, for whoever asked it: an `ack` or a `response` of a node, or that it is `done`."""
 
@@ -284,6 +292,7 @@ Effect = (
     | LifecycleChanged
     | Answer
     | QueryProgress
+    | SnapshotLines
     | Log
     | Count
     | Gauge

@@ -24,14 +24,17 @@ from serfmp.agent.journal import Journal
 from serfmp.bus import frames, plain
 from serfmp.bus.endpoints import PACKET_HWM, make_socket
 from serfmp.detector import effects as fx
+from serfmp.detector import snapshot
 from serfmp.detector.config import PROFILES, CoreConfig
 from serfmp.detector.core import Core
 from serfmp.detector.hub import Hub
 from serfmp.detector.records import Recovered
+from serfmp.detector.snapshot import SnapshotWriter
 from serfmp.wire.crypto import OVERHEAD
 from serfmp.wire.errors import WireError
 from serfmp.wire.messages import decode_packet_message
 from serfmp.wire.packet import label_bytes, label_header
+from serfmp.wire.snapshot import SnapshotState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +58,9 @@ WAITING_LIMIT: Final = 1024
 
 STATE_PERIOD: Final = 1.0
 """Seconds between two looks at the figures for the replicas."""
+
+SNAPSHOT_PERIOD: Final = 0.5
+"""Seconds between two looks at what the snapshot's thread has to say."""
 
 LOG_PERIOD: Final = 1.0
 """Seconds between two log lines about bad messages; those between are counted."""
@@ -92,6 +98,7 @@ class Detector:
             fx.LifecycleChanged: self._lifecycle_changed,
             fx.Answer: self._answer,
             fx.QueryProgress: self._query_progress,
+            fx.SnapshotLines: self._snapshot_lines,
             fx.Log: lambda effect: child.log(effect.level, effect.component, effect.text),
             fx.Count: self._count,
             fx.Gauge: self._gauge,
@@ -100,7 +107,11 @@ class Detector:
         records = self._journal.replay()
         recovered = Recovered.replay(tuple(record) for record in records) if records else None
         now = self._loop.clock()
-        self._core = Core(core_config(child), random.Random(secrets.randbits(128)), now, child.generation, recovered)
+        self._snapshot: SnapshotWriter | None = None
+        found = self._open_snapshot(read=recovered is None)
+        self._core = Core(
+            core_config(child), random.Random(secrets.randbits(128)), now, child.generation, recovered, found
+        )
         child.endpoints.remove_older(child.generation)
         self._packets = make_socket(child.context, zmq.PULL, hwm=PACKET_HWM)
         self._packets.bind(child.endpoints.packets(child.generation))
@@ -118,7 +129,52 @@ class Detector:
         self._loop.call_every(LOG_PERIOD, self._tell_bad_messages)
         child.on_generation.append(self._on_generation)
         child.on_ask = self._on_supervisor_ask
+        child.on_stop = self._on_stop
         self._tell_state()
+
+    # --- the snapshot -------------------------------------------------------------------------------------------------
+
+    def _open_snapshot(self, *, read: bool) -> SnapshotState | None:
+        """Begin to write the snapshot; before that, at the start of an agent, read what it holds."""
+        config = self._child.config
+        if not config.snapshot_path:
+            return None
+        found = None
+        if read:
+            try:
+                found, warnings = snapshot.load(config.snapshot_path, config.rejoin_after_leave)
+            except OSError as error:
+                text = f"Failed to read snapshot: {config.snapshot_path}: {error.strerror}"
+                self._child.log("ERR", "serf", text)
+            else:
+                for warning in warnings:
+                    self._child.log("WARN", "serf", warning)
+        self._snapshot = SnapshotWriter(config.snapshot_path)
+        self._loop.call_every(SNAPSHOT_PERIOD, self._look_at_snapshot)
+        return found
+
+    def _snapshot_lines(self, effect: fx.SnapshotLines) -> None:
+        if self._snapshot is not None:
+            self._snapshot.write(list(effect.lines), sync=effect.sync)
+
+    def _look_at_snapshot(self) -> None:
+        writer = self._snapshot
+        if writer is None:
+            return
+        for level, text in writer.take_logs():
+            self._child.log(level, "serf", text)
+        if writer.behind and writer.idle:
+            self.counters["serfmp.snapshot.dropped"] += writer.dropped
+            writer.behind, writer.dropped = False, 0
+            self._child.log("WARN", "serf", "The snapshot's disk was too slow: telling it everything again")
+            self._core.tell_snapshot()
+
+    def _on_stop(self, grace: float) -> None:
+        if self._snapshot is not None:
+            self._flush()
+            self._snapshot.close(grace)
+            self._look_at_snapshot()
+        self._loop.stop()
 
     # --- input --------------------------------------------------------------------------------------------------------
 
@@ -328,6 +384,7 @@ def core_config(child: Child) -> CoreConfig:
         reconnect_timeout=config.reconnect_timeout,
         tombstone_timeout=config.tombstone_timeout,
         heal_interval=config.heal_interval,
+        snapshot=bool(config.snapshot_path),
         seeds=config.start_join,
         query_response_size_limit=config.query_response_size_limit,
         resolve_name_conflicts=config.resolve_name_conflicts,

@@ -78,6 +78,8 @@ class RecordKind(StrEnum):
     """State of the local node, Lamport time of its leave intent."""
     EVENT_MINIMUM = "minimum"
     """The lowest Lamport time of user events that are delivered."""
+    QUERY_MINIMUM = "query-minimum"
+    """The lowest Lamport time of queries in which the node takes part."""
     LOST = "lost"
     """Address of a member that was reaped as failed."""
     ANSWERED = "answered"
@@ -267,6 +269,7 @@ class Recovered:
     lifecycle: Lifecycle = Lifecycle.ALIVE
     leave_ltime: int = 0
     event_minimum: int = 0
+    query_minimum: int = 0
     answered: OrderedDict[RequestId, None] = field(default_factory=OrderedDict)
     skipped: int = 0
     """Records that could not be understood."""
@@ -347,6 +350,8 @@ class Recovered:
             case RecordKind.LIFECYCLE:
                 state, self.leave_ltime = values
                 self.lifecycle = Lifecycle(state)
+            case RecordKind.QUERY_MINIMUM:
+                self.query_minimum = max(self.query_minimum, *values)
             case RecordKind.LOST:
                 self.lost.extend(values)
             case RecordKind.EVENT_MINIMUM:

@@ -24,6 +24,7 @@ from serfmp.detector.serf.intents import RecentIntents
 from serfmp.detector.serf.internal import InternalQueries
 from serfmp.detector.serf.members import Members
 from serfmp.detector.serf.outbox import Outbox
+from serfmp.detector.serf.persisting import Persisting
 from serfmp.detector.serf.queries import Queries
 from serfmp.detector.serf.user_events import UserEvents
 from serfmp.detector.swim.context import Context
@@ -45,6 +46,7 @@ from serfmp.wire.serf_messages import (
     encode_serf,
 )
 from serfmp.wire.serf_state import STATE_TYPE, PushPullState, decode_push_pull_state, encode_push_pull_state
+from serfmp.wire.snapshot import SnapshotState
 from serfmp.wire.tags import decode_tags
 
 _KNOWN: Final = frozenset(
@@ -62,7 +64,10 @@ _KNOWN: Final = frozenset(
 class Serf:
     """The layer above SWIM. See the module."""
 
-    def __init__(self, context: Context, gossip: Gossip, recovered: Recovered | None) -> None:
+    def __init__(
+        self, context: Context, gossip: Gossip, recovered: Recovered | None, found: SnapshotState | None = None
+    ) -> None:
+        """`found`: what the snapshot of an agent that is started again adds up to."""
         config = context.config
         saved = recovered if recovered is not None else Recovered()
         clocks = [LamportClock(max(1, time)) for time in saved.clocks]
@@ -73,7 +78,8 @@ class Serf:
         self.leave_ltime = saved.leave_ltime
         self.ignore_old = False
         """A join runs that does not want the events of before it."""
-        self.outbox = Outbox(context, recovered)
+        self.persisting = Persisting(context)
+        self.outbox = Outbox(context, self.persisting, recovered)
         self.recent_intents = RecentIntents(context, saved.intents.values())
         self.members = Members(
             context,
@@ -114,11 +120,27 @@ class Serf:
             query_clock.witness(ltime)
         self.events.restore(saved)
         self.queries.restore(saved.queries)
+        self.queries.minimum = saved.query_minimum
         self.answering.restore(saved.questions.values())
         self.asking.restore(saved.asks.values())
+        if found is not None:
+            self._go_on_from(found)
+        if recovered is not None:
+            self.persisting.everything(row.saved() for row in self.members)
         self._deep: set[str] = set()
         Ticker(context.timers, context.time, context.rng, config.reap_interval, self._tidy)
         Ticker(context.timers, context.time, context.rng, config.queue_check_interval, self._watch_queues)
+
+    def _go_on_from(self, found: SnapshotState) -> None:
+        """Clocks and minimum times of the agent that wrote this snapshot (spec serf.md 14)."""
+        for clock, ltime in (
+            (self.clock, found.clock),
+            (self.events.clock, found.event_clock),
+            (self.queries.clock, found.query_clock),
+        ):
+            clock.witness(ltime)
+        self.events.raise_minimum(found.event_clock + 1)
+        self.queries.raise_minimum(found.query_clock + 1)
 
     @property
     def clocks(self) -> tuple[int, int, int]:

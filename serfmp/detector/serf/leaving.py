@@ -59,6 +59,7 @@ class Leaving:
             if self._serf.lifecycle is Lifecycle.ALIVE:
                 self._serf.leave_ltime = self._serf.clock.increment()
                 self._serf.set_lifecycle(Lifecycle.LEAVING)
+                self._serf.persisting.leave()
                 self._announce()
 
     def resume(self) -> None:

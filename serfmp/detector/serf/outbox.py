@@ -29,16 +29,27 @@ from serfmp.detector.records import (
     member_of,
     user_event_fields,
 )
+from serfmp.detector.serf.persisting import Persisting
 from serfmp.detector.swim.context import TOKEN_SHIFT, Context
 
 
 class Outbox:
     """The events that not everybody has yet. See the module."""
 
-    __slots__ = ("_acknowledged", "_context", "_events", "_limit", "_overflowing", "_recorded", "sequence")
+    __slots__ = (
+        "_acknowledged",
+        "_context",
+        "_events",
+        "_limit",
+        "_overflowing",
+        "_persisting",
+        "_recorded",
+        "sequence",
+    )
 
-    def __init__(self, context: Context, recovered: Recovered | None = None) -> None:
+    def __init__(self, context: Context, persisting: Persisting, recovered: Recovered | None = None) -> None:
         self._context = context
+        self._persisting = persisting
         self._limit = context.config.outbox_limit
         self._events: deque[Event] = deque()
         self._acknowledged = dict.fromkeys(CONSUMERS, 0)
@@ -62,6 +73,7 @@ class Outbox:
         """Publish a member event; `rows` are the rows as they are after it."""
         self.sequence += 1
         self._context.effects.append(Record(member_event_fields(self.sequence, kind, rows)))
+        self._persisting.member_event(kind, rows)
         self._publish(MemberEvent(self.sequence, kind, tuple(member_of(row) for row in rows)))
 
     def user_event(self, saved: SavedUserEvent) -> None:

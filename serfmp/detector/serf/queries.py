@@ -174,6 +174,12 @@ class Queries:
         slot[1].add(query_id)
         return True
 
+    def raise_minimum(self, ltime: int) -> None:
+        """Take part in nothing older than this (spec serf.md 14)."""
+        if ltime > self.minimum:
+            self.minimum = ltime
+            self._context.effects.append(Record((RecordKind.QUERY_MINIMUM.value, ltime)))
+
     def restore(self, queries: Iterable[tuple[int, int]]) -> None:
         """Take over the ring of a dead detector."""
         oldest = self.clock.time - self._size
