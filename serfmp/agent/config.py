@@ -41,6 +41,12 @@ class AgentConfig:
     label: str = ""
     """Label of all gossip (spec wire.md 4.7); empty: none, as Serf's agents."""
     start_join: tuple[str, ...] = ()
+    retry_join: tuple[str, ...] = ()
+    """Addresses that are joined in the background, again and again until one answers."""
+    retry_interval: float = 30.0
+    """Seconds between two of these tries."""
+    retry_max_attempts: int = 0
+    """After so many further tries the agent ends; 0: never."""
     replay: bool = False
     handlers: tuple[str | dict[str, Any], ...] = ()
     """Handlers in the order in which they were given: texts in Serf's grammar, and objects (`serfmp.events.specs`)."""

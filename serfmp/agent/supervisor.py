@@ -32,6 +32,7 @@ from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
 from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
 from serfmp.agent.process import Process, ProcessState, describe_status
 from serfmp.agent.reload import Reload
+from serfmp.agent.retry_join import RetryJoin
 from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
 from serfmp.agent.sockets import advertised_address, bind_gossip, bind_rpc, join_host_port
 from serfmp.agent.terminal import Terminal
@@ -122,6 +123,9 @@ class Supervisor:
         self._signalled_at = 0.0
         self._stopping = False
         self._asked: dict[int, tuple[frames.Ask, Callable[[Any, str], None]]] = {}
+        self._retry_join = RetryJoin(
+            self.loop, config, self._ask, lambda level, text: self._log(level, "agent", text), self._retries_used_up
+        )
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
     # --- start --------------------------------------------------------------------------------------------------------
@@ -176,6 +180,10 @@ class Supervisor:
             self._spawn(process)
         self.loop.call_every(CHECK_PERIOD, self._check)
         self.loop.call_later(START_LIMIT, self._start_is_overdue)
+
+    def _retries_used_up(self) -> None:
+        self.exit_code = 1
+        self._stop()
 
     def give_up(self, text: str) -> None:
         """The start failed: say why, and show the log lines that were held back."""
@@ -272,6 +280,7 @@ class Supervisor:
         self._terminal.output("Log data will now stream in as it occurs:")
         self._terminal.info()
         self._terminal.release()
+        self._retry_join.begin()
 
     # --- children -----------------------------------------------------------------------------------------------------
 
@@ -404,7 +413,7 @@ class Supervisor:
     def _leave(self) -> None:
         self._terminal.output("Gracefully shutting down agent...")
         self._log("INFO", "agent", "requesting graceful leave from Serf")
-        self._leaving = True
+        self._leaving = self._retry_join.stopped = True
         self._ask(LeaveRequest(), self._left)
         limit = 2 * self.config.broadcast_timeout + LEAVE_MARGIN
         self.loop.call_later(limit, lambda: self._leave_is_overdue(limit))
@@ -424,7 +433,7 @@ class Supervisor:
         """Tell all children to end, with a limit."""
         if self._stopping:
             return
-        self._stopping = True
+        self._stopping = self._retry_join.stopped = True
         self._terminal.release()
         self._log("INFO", "agent", "requesting serf shutdown")
         if self.exit_code:

@@ -38,6 +38,8 @@ DEFAULT_BROADCAST_TIMEOUT_S: Final = 5.0
 BROADCAST_TIMEOUT_MIN_S: Final = 1.0
 DEFAULT_SCRIPT_GRACE_S: Final = 3.0
 SCRIPT_GRACE_MAX_S: Final = 3600.0
+DEFAULT_RETRY_S: Final = 30.0
+RETRY_MIN_S: Final = 1.0
 DEFAULT_RECONNECT_S: Final = 30.0
 DEFAULT_KEPT_S: Final = 24 * 3600.0
 DEFAULT_HEAL_S: Final = 300.0
@@ -134,6 +136,24 @@ COMMAND: Final = GoCommand(
             default=False,
         ),
         flag("replay", "Also deliver user events from before this node joined.", kind=BOOLEAN, default=False),
+        flag(
+            "retry-interval",
+            "Time between two tries of -retry-join. At least 1s.",
+            shown="retry-interval=30s",
+        ),
+        flag(
+            "retry-join",
+            "Address to join in the background, again and again until one answers. May be given several times.",
+            many=True,
+            shown="retry-join=address",
+        ),
+        flag(
+            "retry-max",
+            "How many further tries of -retry-join there are before the agent ends; 0: no limit.",
+            kind=INTEGER,
+            default=0,
+            shown="retry-max=0",
+        ),
         flag("role", "Deprecated: use -tag role=x.", shown="role=x"),
         flag("rpc-addr", "Address of the RPC, for the other commands.", shown=f"rpc-addr={DEFAULT_RPC_ADDRESS}"),
         flag(
@@ -207,6 +227,9 @@ def gather(values: dict[str, Any]) -> Settings:
         "node_name": values["node"],
         "profile": values["profile"],
         "replay_on_join": values["replay"],
+        "retry_interval": values["retry_interval"] and _duration(values["retry_interval"]),
+        "retry_join": list(values["retry_join"]),
+        "retry_max_attempts": values["retry_max"],
         "rejoin_after_leave": values["rejoin"],
         "role": values["role"],
         "rpc_addr": values["rpc_addr"],
@@ -240,6 +263,10 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
     if get("role"):
         say("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
         tags["role"] = get("role")
+    retry_interval = get("retry_interval", DEFAULT_RETRY_S)
+    if retry_interval < RETRY_MIN_S:
+        say("==> Warning: 'RetryInterval' is too low. Setting to 1s")
+        retry_interval = RETRY_MIN_S
     broadcast_timeout = get("broadcast_timeout", DEFAULT_BROADCAST_TIMEOUT_S)
     if broadcast_timeout < BROADCAST_TIMEOUT_MIN_S:
         say("==> Warning: 'BroadcastTimeout' is too low. Setting to 1s")
@@ -273,6 +300,9 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
         label=_label(get("label", "")),
         start_join=tuple(get("start_join", ())),
         replay=get("replay_on_join", False),
+        retry_join=tuple(get("retry_join", ())),
+        retry_interval=retry_interval,
+        retry_max_attempts=max(0, get("retry_max_attempts", 0)),
         handlers=handlers,
         tags=tags,
         log_level=level,
@@ -379,6 +409,13 @@ def _label(label: str) -> str:
     except UserError as error:
         raise UserError(f"Invalid label: {error}") from None
     return label
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except UserError as error:
+        raise UserError(f"Error: {error}") from None
 
 
 def _broadcast_timeout(text: str) -> float:

@@ -385,7 +385,7 @@ def core_config(child: Child) -> CoreConfig:
         tombstone_timeout=config.tombstone_timeout,
         heal_interval=config.heal_interval,
         snapshot=bool(config.snapshot_path),
-        seeds=config.start_join,
+        seeds=(*config.start_join, *config.retry_join),
         query_response_size_limit=config.query_response_size_limit,
         resolve_name_conflicts=config.resolve_name_conflicts,
         broadcast_timeout=config.broadcast_timeout,
