@@ -86,6 +86,8 @@ class Child:
         """Called with process name and generation when another process was started again."""
         self.on_ask: Callable[[frames.Ask], None] | None = None
         """Called with requests of the supervisor."""
+        self.on_keys: Callable[[list[bytes]], None] | None = None
+        """Called with the keys that hold from now on."""
         self.on_propose: Callable[[AgentConfig], str] | None = None
         """Asked whether this configuration can be taken over; gives the reason if not."""
         self.on_commit: Callable[[], None] | None = None
@@ -144,15 +146,8 @@ class Child:
                     self.loop.stop()
             case frames.Ask() if self.on_ask is not None:
                 self.on_ask(frame)
-            case frames.Propose(number, config):
-                self._propose(number, AgentConfig.from_plain(config))
-            case frames.Commit(number) if self._proposed is not None and self._proposed[0] == number:
-                self.config, self._proposed = self._proposed[1], None
-                self.log_sink.set_level(self.config.log_level)
-                if self.on_commit is not None:
-                    self.on_commit()
-            case frames.TagsNotice(tags):
-                self.config = dataclasses.replace(self.config, tags=tags)
+            case frames.Propose() | frames.Commit() | frames.KeysNotice() | frames.TagsNotice():
+                self._on_configuration(frame)
             case frames.Inquiry(asker, number, subject):
                 body = None if self.on_inquiry is None else self.on_inquiry(subject)
                 self._control.send(frames.Findings(asker, number, body))
@@ -160,6 +155,22 @@ class Child:
                 answered = self._inquiries.pop(number, None)
                 if answered is not None:
                     answered(body)
+
+    def _on_configuration(self, frame: Any) -> None:
+        match frame:
+            case frames.Propose(number, config):
+                self._propose(number, AgentConfig.from_plain(config))
+            case frames.Commit(number) if self._proposed is not None and self._proposed[0] == number:
+                self.config, self._proposed = self._proposed[1], None
+                self.log_sink.set_level(self.config.log_level)
+                if self.on_commit is not None:
+                    self.on_commit()
+            case frames.KeysNotice(keys):
+                self.config = dataclasses.replace(self.config, keyring=tuple(keys))
+                if self.on_keys is not None:
+                    self.on_keys(keys)
+            case frames.TagsNotice(tags):
+                self.config = dataclasses.replace(self.config, tags=tags)
 
     def _propose(self, number: int, config: AgentConfig) -> None:
         error = "" if self.on_propose is None else self.on_propose(config)

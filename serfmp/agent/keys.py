@@ -13,12 +13,14 @@ import base64
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from serfmp.errors import UserError
 from serfmp.wire.crypto import Keyring
 
+KEYRING_MODE: Final = 0o600
 QUANTUM: Final = 4
 """Characters of base64 that belong together."""
 
@@ -59,6 +61,11 @@ def read_keyring_file(path: str) -> tuple[bytes, ...]:
     except UserError as error:
         raise UserError(f"Failed to restore keyring: {error}") from None
     return keys
+
+
+def keyring_file_content(keys: Iterable[bytes]) -> bytes:
+    """A keyring file as Serf writes it."""
+    return json.dumps([base64.b64encode(key).decode("ascii") for key in keys], indent=2).encode("ascii")
 
 
 def _list_of_texts(content: bytes) -> list[str]:

@@ -310,6 +310,9 @@ class Supervisor:
                     ask, callback = asked
                     self._asked[number] = (ask, _already_answered)
                     callback(value, error)
+            case frames.KeysNotice(keys):
+                self.config = dataclasses.replace(self.config, keyring=tuple(keys))
+                self._process("gossip").send(frame)
             case frames.TagsNotice(tags):
                 self.config = dataclasses.replace(self.config, tags=tags)
                 for other in self._processes:

@@ -333,6 +333,13 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysNotice:
+    """Gossip is encrypted with the first of these keys, and decrypted with all of them, from now on."""
+
+    keys: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class TagsNotice:
     """The local node has these tags now."""
 
@@ -428,6 +435,7 @@ _FRAMES: Final[tuple[type, ...]] = (
     Stop,
     LifecycleNotice,
     TagsNotice,
+    KeysNotice,
     Propose,
     Agreed,
     Commit,

@@ -92,8 +92,8 @@ def request_to_plain(request: Request) -> tuple[str, list[Any]]:
             return "respond", [ltime, query_id, payload]
         case TagsRequest(changed, deleted):
             return "tags", [dict(changed), list(deleted)]
-        case KeysRequest(operation, key, relay_factor):
-            return "keys", [operation, key, relay_factor]
+        case KeysRequest(operation, key, relay_factor, force):
+            return "keys", [operation, key, relay_factor, force]
 
 
 def request_from_plain(kind: str, fields: list[Any]) -> Request:

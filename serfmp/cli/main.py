@@ -28,6 +28,8 @@ COMMANDS: Final = {
     "force-leave": "Makes the cluster take a failed node for one that left",
     "handlers": "Shows the agent's handlers, what runs, and how the last runs ended",
     "join": "Makes the agent join a cluster",
+    "keygen": "Makes a new key for encrypting gossip",
+    "keys": "Lists, installs, uses and removes keys of the whole cluster",
     "leave": "Makes the agent leave the cluster and end",
     "members": "Lists the members of the cluster",
     "query": "Asks the nodes of the cluster, and shows their answers",

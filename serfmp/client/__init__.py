@@ -10,6 +10,7 @@ from serfmp.client.errors import (
     ConnectionLostError,
     DeadlineError,
     JoinError,
+    KeysError,
     ProtocolError,
 )
 from serfmp.client.records import (
@@ -18,6 +19,7 @@ from serfmp.client.records import (
     Handler,
     HandlerResult,
     History,
+    KeyResult,
     Member,
     MemberEvent,
     QueryAnswer,
@@ -39,6 +41,8 @@ __all__ = [
     "HandlerResult",
     "History",
     "JoinError",
+    "KeyResult",
+    "KeysError",
     "Member",
     "MemberEvent",
     "ProtocolError",

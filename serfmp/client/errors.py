@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from serfmp.errors import RemoteError
+
+if TYPE_CHECKING:
+    from serfmp.client.records import KeyResult
 
 
 class ClientError(RemoteError):
@@ -35,3 +40,11 @@ class JoinError(AgentError):
     def __init__(self, text: str, reached: int) -> None:
         super().__init__(text)
         self.reached = reached
+
+
+class KeysError(AgentError):
+    """Not all nodes did what was asked about keys; `result` says who did what."""
+
+    def __init__(self, text: str, result: KeyResult) -> None:
+        super().__init__(text)
+        self.result = result

@@ -77,6 +77,17 @@ class QueryAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyResult:
+    """What came of a question about keys. `messages` by node; `keys`: how many nodes hold each (base64), for a list."""
+
+    messages: Mapping[str, str]
+    keys: Mapping[str, int]
+    nodes: int
+    responses: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
 class HandlerResult:
     """How a run of a handler ended. `code` is None after a signal; `error` says why it failed, empty if it did not."""
 
@@ -212,6 +223,19 @@ def to_event(fields: Any) -> Event:
 def to_answer(fields: Any) -> QueryAnswer:
     """News of a query from its record."""
     return QueryAnswer(field(fields, "Type", str), field(fields, "From", str), field(fields, "Payload", bytes))
+
+
+def to_key_result(fields: Any) -> KeyResult:
+    """The outcome of a question about keys from its map."""
+    messages: dict[Any, Any] = field(fields, "Messages", dict)
+    keys: dict[Any, Any] = field(fields, "Keys", dict)
+    return KeyResult(
+        {_text(node): _text(text) for node, text in messages.items()},
+        {_text(key): int(count) for key, count in keys.items()},
+        field(fields, "NumNodes", int),
+        field(fields, "NumResp", int),
+        field(fields, "NumErr", int),
+    )
 
 
 def to_handlers(fields: Any) -> tuple[Handler, ...]:

@@ -27,6 +27,7 @@ from serfmp.client.errors import (
     ConnectionLostError,
     DeadlineError,
     JoinError,
+    KeysError,
     ProtocolError,
 )
 from serfmp.client.protocol import RPC_VERSION, Conversation, Record, Reply
@@ -34,6 +35,7 @@ from serfmp.client.records import (
     Event,
     Handler,
     History,
+    KeyResult,
     Member,
     QueryAnswer,
     QueryEvent,
@@ -42,6 +44,7 @@ from serfmp.client.records import (
     to_event,
     to_handlers,
     to_history,
+    to_key_result,
     to_members,
     to_stats,
 )
@@ -283,6 +286,31 @@ class Client:
     def tags(self, change: Mapping[str, str] | None = None, delete: Sequence[str] = ()) -> None:
         """Delete, then set, tags of the agent's node. Returns when the news has spread."""
         self._call("tags", {"DeleteTags": list(delete), "Tags": dict(change or {})}, self._limit_s)
+
+    def install_key(self, key: str) -> KeyResult:
+        """Give a key (base64) to all nodes. Raises `KeysError` with the result if not all have taken it."""
+        return self._keys("install-key", {"Key": key})
+
+    def use_key(self, key: str) -> KeyResult:
+        """Let all nodes encrypt with an installed key."""
+        return self._keys("use-key", {"Key": key})
+
+    def remove_key(self, key: str, *, force: bool = False) -> KeyResult:
+        """Take a key from all nodes; refused while a living one may need it, unless `force`."""
+        return self._keys("remove-key", {"Force": True, "Key": key} if force else {"Key": key})
+
+    def list_keys(self) -> KeyResult:
+        """The keys of all nodes."""
+        return self._keys("list-keys", None)
+
+    def _keys(self, command: str, body: Mapping[str, Any] | None) -> KeyResult:
+        reply = self._ask(command, body, self._limit_s)
+        if reply.error and reply.body is None:
+            raise AgentError(reply.error)
+        result = to_key_result(reply.body)
+        if reply.error:
+            raise KeysError(reply.error, result)
+        return result
 
     def respond(self, query: QueryEvent | int, payload: bytes) -> None:
         """Answer a query that came on a stream of this connection, by its event or its ID."""

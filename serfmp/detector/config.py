@@ -132,6 +132,10 @@ class CoreConfig:
     profile: Profile = LAN
     encryption_overhead: int = 0
     """Bytes that encryption adds to a packet: 0 without a key, else 29 (spec swim.md 7.5)."""
+    keys: tuple[bytes, ...] = field(default=(), repr=False)
+    """Keys of the start, the primary first; none: nothing is encrypted, ever."""
+    keyring_file: bool = False
+    """Whether changes of keys are to be stored."""
     label_overhead: int = 0
     """Bytes that a label adds to a packet: 0 without, else 2 + its length (spec swim.md 7.5)."""
     event_buffer: int = 512

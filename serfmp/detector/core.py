@@ -27,6 +27,7 @@ from serfmp.detector.effects import (
     EventRequest,
     ForceLeaveRequest,
     JoinRequest,
+    KeysRequest,
     LeaveRequest,
     Lifecycle,
     LifecycleChanged,
@@ -191,6 +192,11 @@ class Core:
         self._enter(now)
         self._swim.prober.send_failed(token, remote, error)
 
+    def keys_stored(self, token: int, error: str, now: float) -> None:
+        """How a `StoreKeys` ended."""
+        self._enter(now)
+        self._serf.ring.stored(token, error)
+
     def request(self, id: RequestId, request: Request, now: float) -> None:
         """Carry out a request; an `Answer` follows, now or later."""
         self._enter(now)
@@ -209,10 +215,10 @@ class Core:
                 self._respond(id, ltime, query_id, payload)
             case TagsRequest(changed, deleted):
                 self._tagging.request(id, changed, deleted)
+            case KeysRequest():
+                self._serf.key_manager.request(id, request)
             case WhyRequest(node):
                 self._why(id, node)
-            case _:
-                self._context.effects.append(Answer(id, None, "Unsupported command"))
 
     def acknowledge(self, consumer: str, sequence: int) -> None:
         """All events up to `sequence` are safe with the consumer (`rpc` or `dispatcher`)."""
@@ -394,6 +400,8 @@ class Core:
         for request in self._answered:
             yield (RecordKind.ANSWERED.value, *request)
         yield from self._event_records()
+        if serf.ring.keys != self._context.config.keys:
+            yield (RecordKind.KEYS.value, list(serf.ring.keys))
         for address in self._reaping.saved():
             yield (RecordKind.LOST.value, address)
         for ask in serf.asking.saved():

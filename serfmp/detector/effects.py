@@ -12,7 +12,7 @@ detector, so an answer to a dead detector's question matches nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING
 
@@ -237,6 +237,21 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreKeys:
+    """Write these keys, the primary first, to the keyring file. Answered by `core.keys_stored` with the token."""
+
+    token: int
+    keys: tuple[bytes, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeysChanged:
+    """From now on these keys encrypt (the first) and decrypt gossip."""
+
+    keys: tuple[bytes, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotLines:
     """Append these lines to the snapshot; `sync`: they shall be on the disk soon."""
 
@@ -293,6 +308,8 @@ Effect = (
     | Answer
     | QueryProgress
     | SnapshotLines
+    | StoreKeys
+    | KeysChanged
     | Log
     | Count
     | Gauge
@@ -382,6 +399,8 @@ class KeysRequest:
     operation: str
     key: str
     relay_factor: int
+    force: bool = False
+    """Remove a key though somebody may still need it."""
 
 
 Request = (

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any, Final
 import zmq
 
 from serfmp.agent.journal import Journal
+from serfmp.agent.keys import KEYRING_MODE, keyring_file_content
 from serfmp.bus import frames, plain
 from serfmp.bus.endpoints import PACKET_HWM, make_socket
 from serfmp.detector import effects as fx
 from serfmp.detector import snapshot
 from serfmp.detector.config import PROFILES, CoreConfig
 from serfmp.detector.core import Core
+from serfmp.detector.disk import Disk, replace_file
 from serfmp.detector.hub import Hub
 from serfmp.detector.records import Recovered
 from serfmp.detector.snapshot import SnapshotWriter
@@ -99,6 +101,8 @@ class Detector:
             fx.Answer: self._answer,
             fx.QueryProgress: self._query_progress,
             fx.SnapshotLines: self._snapshot_lines,
+            fx.StoreKeys: self._store_keys,
+            fx.KeysChanged: lambda effect: child.send_control(frames.KeysNotice(list(effect.keys))),
             fx.Log: lambda effect: child.log(effect.level, effect.component, effect.text),
             fx.Count: self._count,
             fx.Gauge: self._gauge,
@@ -107,6 +111,7 @@ class Detector:
         records = self._journal.replay()
         recovered = Recovered.replay(tuple(record) for record in records) if records else None
         now = self._loop.clock()
+        self._disk = Disk(child.loop)
         self._snapshot: SnapshotWriter | None = None
         found = self._open_snapshot(read=recovered is None)
         self._core = Core(
@@ -156,6 +161,13 @@ class Detector:
     def _snapshot_lines(self, effect: fx.SnapshotLines) -> None:
         if self._snapshot is not None:
             self._snapshot.write(list(effect.lines), sync=effect.sync)
+
+    def _store_keys(self, effect: fx.StoreKeys) -> None:
+        path, content = self._child.config.keyring_file, keyring_file_content(effect.keys)
+        self._disk.submit(
+            lambda: replace_file(path, content, KEYRING_MODE),
+            lambda error: self._core.keys_stored(effect.token, error, self._loop.clock()),
+        )
 
     def _look_at_snapshot(self) -> None:
         writer = self._snapshot
@@ -385,6 +397,8 @@ def core_config(child: Child) -> CoreConfig:
         tombstone_timeout=config.tombstone_timeout,
         heal_interval=config.heal_interval,
         snapshot=bool(config.snapshot_path),
+        keys=config.keys,
+        keyring_file=bool(config.keyring_file),
         seeds=(*config.start_join, *config.retry_join),
         query_response_size_limit=config.query_response_size_limit,
         resolve_name_conflicts=config.resolve_name_conflicts,

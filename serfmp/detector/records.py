@@ -80,6 +80,8 @@ class RecordKind(StrEnum):
     """The lowest Lamport time of user events that are delivered."""
     QUERY_MINIMUM = "query-minimum"
     """The lowest Lamport time of queries in which the node takes part."""
+    KEYS = "keys"
+    """All keys, the primary first."""
     LOST = "lost"
     """Address of a member that was reaped as failed."""
     ANSWERED = "answered"
@@ -270,6 +272,8 @@ class Recovered:
     leave_ltime: int = 0
     event_minimum: int = 0
     query_minimum: int = 0
+    keys: tuple[bytes, ...] | None = None
+    """The ring, if it was changed."""
     answered: OrderedDict[RequestId, None] = field(default_factory=OrderedDict)
     skipped: int = 0
     """Records that could not be understood."""
@@ -352,6 +356,8 @@ class Recovered:
                 self.lifecycle = Lifecycle(state)
             case RecordKind.QUERY_MINIMUM:
                 self.query_minimum = max(self.query_minimum, *values)
+            case RecordKind.KEYS:
+                self.keys = tuple(values[0])
             case RecordKind.LOST:
                 self.lost.extend(values)
             case RecordKind.EVENT_MINIMUM:

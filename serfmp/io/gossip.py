@@ -103,6 +103,9 @@ class Gossip:
         self._network: zmq.Socket[bytes] | None = None
         self._loop.add(self._udp, lambda _events: self._drain_once())
         self._loop.after_input = self._after_input
+        if self._format.keyring is not None:
+            # One ring serves packets and streams, with and without compression.
+            child.on_keys = self._format.keyring.replace
         child.on_generation.append(self._on_generation)
         self._on_generation("detector", child.generations.get("detector", 0))
         self._loop.call_every(PERIOD, self._refusals.summarise)

@@ -20,11 +20,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from serfmp.agent.keys import decode_key
 from serfmp.agent.sockets import join_host_port
 from serfmp.detector.effects import (
     EventRequest,
     ForceLeaveRequest,
     JoinRequest,
+    KeysRequest,
     LeaveRequest,
     RespondRequest,
     TagsRequest,
@@ -56,6 +58,9 @@ JOIN_LIMIT: Final = 60.0
 
 INQUIRY_LIMIT: Final = 5.0
 """Seconds that another process has to tell something."""
+
+KEYS_LIMIT: Final = 120.0
+"""Seconds for a change of keys: two queries, and those that wait before it."""
 
 _WITHOUT_TOKEN: Final = frozenset({"handshake", "auth"})
 _ANSWERED_WITH_BODY: Final = frozenset(
@@ -93,6 +98,10 @@ class Commands:
             "stats": self._stats,
             "query": self._query,
             "tags": self._tags,
+            "install-key": lambda connection, request: self._keys(connection, request, "install"),
+            "use-key": lambda connection, request: self._keys(connection, request, "use"),
+            "remove-key": lambda connection, request: self._keys(connection, request, "remove"),
+            "list-keys": lambda connection, request: self._keys(connection, request, "list"),
             "respond": self._respond,
             "why": self._why,
             "handlers": self._handlers,
@@ -252,6 +261,27 @@ class Commands:
         limit = REQUEST_LIMIT + self._child.config.broadcast_timeout
         asked = TagsRequest(dict(wanted.tags), wanted.delete)
         self._ask(asked, limit, lambda _value, error: connection.answer(request, error))
+
+    def _keys(self, connection: Connection, request: Request, operation: str) -> None:
+        body = request.body if isinstance(request.body, protocol.Key) else protocol.Key()
+
+        def answered(value: Any, error: str) -> None:
+            figures = value if isinstance(value, dict) else {}
+            answer = {
+                "Keys": figures.get("keys", {}) if operation == "list" else None,
+                "Messages": figures.get("messages", {}),
+                "NumErr": figures.get("errors", 0),
+                "NumNodes": figures.get("nodes", 0),
+                "NumResp": figures.get("responses", 0),
+            }
+            connection.answer(request, error, rpc_records.pack(answer))
+
+        try:
+            decode_key(body.key)
+        except UserError as error:
+            answered(None, str(error))
+            return
+        self._ask(KeysRequest(operation, body.key, 0, body.force), KEYS_LIMIT, answered)
 
     def news(self, news: frames.QueryNews) -> None:
         """The detector tells of a client's query."""

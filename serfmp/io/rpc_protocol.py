@@ -89,6 +89,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """A key in base64. `force` is an extension: remove it though somebody may still need it."""
+
+    key: str = ""
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tags:
     """Tags to set, after those to delete."""
 
@@ -138,6 +146,7 @@ Body = (
     | MembersFiltered
     | Stream
     | Stop
+    | Key
     | Tags
     | Query
     | Respond
@@ -250,6 +259,7 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
             ("Payload", _bytes),
         ),
     ),
+    **dict.fromkeys(("install-key", "use-key", "remove-key"), (Key, (("Key", _text), ("Force", _boolean)))),
     "tags": (Tags, (("Tags", _pairs), ("DeleteTags", _texts))),
     "respond": (Respond, (("ID", _sequence), ("Payload", _bytes))),
     "why": (Why, (("Node", _text),)),
@@ -257,9 +267,6 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
     **dict.fromkeys(
         (
             "monitor",
-            "install-key",
-            "use-key",
-            "remove-key",
             "get-coordinate",
         ),
         (Nothing, ()),

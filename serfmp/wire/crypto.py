@@ -87,6 +87,16 @@ class Keyring:
             raise UserError("Removing the primary key is not allowed")
         self._ciphers.pop(key, None)
 
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """Hold exactly these keys, the primary first. `UserError` for one of a wrong length; then nothing changes."""
+        old, self._ciphers = self._ciphers, {}
+        try:
+            for key in keys:
+                self.add(key)
+        except UserError:
+            self._ciphers = old
+            raise
+
     def seal(self, plaintext: bytes, aad: bytes, version: int = 1) -> bytes:
         """Seal with the primary key; `aad` is authenticated beside the text."""
         nonce = self._nonces(NONCE_LENGTH)

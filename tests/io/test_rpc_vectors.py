@@ -29,8 +29,6 @@ ABSENT: Final = {
         [
             "force-leave",
             "get-coordinate",
-            "keys-unencrypted",
-            "keys-encrypted",
             "stream-member",
             "monitor",
             "monitor-empty-level",
@@ -146,7 +144,7 @@ def receive(sock: socket.socket, unpacker: Any, count: int, *, closes: bool) -> 
     return values, False
 
 
-ANSWERED: Final = ["query", "query-interleaved", "tags"]
+ANSWERED: Final = ["query", "query-interleaved", "tags", "keys-unencrypted"]
 """Vectors of an agent with a tag and a handler that answers, or that change the agent."""
 
 
@@ -158,7 +156,16 @@ def test_recorded_queries_and_changes_are_equal(launch: Launcher, name: str) -> 
         assert came == recorded
 
 
-@pytest.mark.parametrize("name", [name for name in EQUAL if name not in {*GUARDED, *ANSWERED, "leave"}])
+def test_recorded_changes_of_keys_are_equal(launch: Launcher) -> None:
+    sealed = launch.serfmp("rpc4", extra=["-encrypt=HvY8ubRZMgafUOWvrOadwOckVa1wN3QWAo46FVKbVN8="])
+    target = Target((sealed.options.rpc.host, sealed.options.rpc.port), str(sealed.bind).encode())
+    for recorded, came in play(VECTORS["keys-encrypted"], target):
+        assert came == recorded
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in EQUAL if name not in {*GUARDED, *ANSWERED, "leave", "keys-encrypted"}]
+)
 def test_recorded_connections_are_equal(agent: Target, name: str) -> None:
     for recorded, came in play(VECTORS[name], agent):
         assert came == recorded
@@ -185,7 +192,7 @@ def test_the_table_of_differences_is_true(agent: Target, name: str) -> None:
 
 
 def test_most_of_the_vectors_are_equal() -> None:
-    assert len(EQUAL) == 46, f"{len(EQUAL)} of {len(VECTORS)} equal"
+    assert len(EQUAL) == 48, f"{len(EQUAL)} of {len(VECTORS)} equal"
     assert DIFFERENT.keys() | ABSENT.keys() < VECTORS.keys()
 
 

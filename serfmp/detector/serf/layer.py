@@ -22,6 +22,7 @@ from serfmp.detector.serf.clock import LamportClock
 from serfmp.detector.serf.conflicts import NAME, Conflicts
 from serfmp.detector.serf.intents import RecentIntents
 from serfmp.detector.serf.internal import InternalQueries
+from serfmp.detector.serf.keys import KeyManager, KeyRing
 from serfmp.detector.serf.members import Members
 from serfmp.detector.serf.outbox import Outbox
 from serfmp.detector.serf.persisting import Persisting
@@ -98,6 +99,8 @@ class Serf:
         self.asking = Asking(context, query_clock, gossip.live_nodes, self._take_own_query)
         self.answering = Answering(context, gossip, self.members, self.asking.collect)
         self.internal = InternalQueries(context)
+        self.ring = KeyRing(context, self.internal, saved.keys)
+        self.key_manager = KeyManager(context, gossip, self.members, self.asking)
         self.conflicts = Conflicts(context, self.members, self.asking, self._give_up)
         self.internal.add(NAME, self.conflicts.answer)
         self.queries = Queries(
