@@ -156,6 +156,9 @@ def test_bad_packets_are_counted_and_told_and_harm_nobody(forked: Gossip, peer: 
 
 def test_a_fence_comes_back_behind_everything_that_had_arrived(forked: Gossip, peer: socket.socket) -> None:
     """Freeze gossip, let packets and then the fence arrive, wake it: the packets must come first."""
+    forked.send(frames.Fence(98))
+    forked.until(lambda: forked.of(frames.FenceBack), "the connection is there")
+    forked.received.clear()
     forked.process.signal(signal.SIGSTOP)
     wanted = pings(100)  # well below what the default buffer of the test's socket holds
     for ping in wanted:
