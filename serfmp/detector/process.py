@@ -154,7 +154,7 @@ class Detector:
             else:
                 for warning in warnings:
                     self._child.log("WARN", "serf", warning)
-        self._snapshot = SnapshotWriter(config.snapshot_path)
+        self._snapshot = SnapshotWriter(config.snapshot_path, config.rejoin_after_leave)
         self._loop.call_every(SNAPSHOT_PERIOD, self._look_at_snapshot)
         return found
 

@@ -69,10 +69,10 @@ def _read(path: str) -> tuple[list[str], int]:
 class SnapshotFile:
     """The open file, used from one thread. Every call may raise OSError. `found` is what it adds up to at first."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, rejoin: bool = False) -> None:
         self._path = path
         lines, size = _read(path)
-        self.found = replay(lines)[0]
+        self.found = replay(lines, rejoin)[0]
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, MODE)
         try:
             if os.fstat(self._descriptor).st_size > size:
@@ -111,6 +111,9 @@ class SnapshotFile:
             Path(beside).replace(self._path)
         except OSError:
             os.close(descriptor)
+            # Half a file would only take the room that the disk lacks.
+            with contextlib.suppress(OSError):
+                Path(beside).unlink()
             raise
         os.close(self._descriptor)
         self._descriptor, self.size, self.dirty = descriptor, len(data), False
@@ -133,8 +136,10 @@ def _encoded(lines: Iterable[str]) -> bytes:
 class SnapshotWriter:
     """The thread. `write` never waits; `take_logs` gives what it wants to say."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, rejoin: bool = False) -> None:
+        """`rejoin`: the members are kept over a leave."""
         self._path = path
+        self._rejoin = rejoin
         self._queue: queue.Queue[tuple[list[str], bool] | None] = queue.Queue(QUEUE)
         self._logs: deque[tuple[str, str]] = deque(maxlen=LOGS)
         self.dropped = 0
@@ -182,7 +187,7 @@ class SnapshotWriter:
 
     def _run(self) -> None:
         try:
-            self._file = SnapshotFile(self._path)
+            self._file = SnapshotFile(self._path, self._rejoin)
             self._state = self._file.found
         except OSError as error:
             self._failed(error)
@@ -209,7 +214,7 @@ class SnapshotWriter:
     def _take(self, line: str) -> bool:
         """Fold a line; whether it was news."""
         news = self._state.is_news(line)
-        self._state.apply(line)
+        self._state.apply(line, self._rejoin)
         return news
 
     def _keep(self, file: SnapshotFile, news: list[str]) -> None:
@@ -219,7 +224,7 @@ class SnapshotWriter:
 
     def _repair(self) -> None:
         """Open the file again and write anew all that is known; its clocks may be ahead."""
-        file = SnapshotFile(self._path)
+        file = SnapshotFile(self._path, self._rejoin)
         try:
             for line in file.found.lines():
                 if not line.startswith("alive: "):

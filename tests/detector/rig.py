@@ -43,7 +43,8 @@ class Rig:
     ) -> None:
         settings = {"node": OWN, "address": OWN_ADDRESS, "port": PORT, **config}
         self.now = now
-        self.core = Core(CoreConfig(**settings), random.Random(7), now, generation, recovered)
+        found = settings.pop("found", None)
+        self.core = Core(CoreConfig(**settings), random.Random(7), now, generation, recovered, found)
         self.effects: list[Effect] = []
         self.journal: list[tuple[Plain, ...]] = []
 

@@ -56,6 +56,17 @@ def test_a_long_file_is_written_anew_and_adds_up_to_the_same(tmp_path: Path) -> 
     assert not (tmp_path / "s.compact").exists()
 
 
+def test_members_are_kept_over_a_leave_where_the_node_is_to_rejoin(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    writer = SnapshotWriter(str(path), rejoin=True)
+    writer.write([alive_line("a", "1.2.3.4:5"), "leave"])
+    for number in range(5000):
+        writer.write([alive_line("n", f"1.2.3.4:{number}"), alive_line("m", f"1.2.3.4:{number}")])
+    writer.close(10)
+    assert path.stat().st_size < snapshot.COMPACT_MIN
+    assert "a" in load(str(path), rejoin=True)[0].alive
+
+
 def test_a_complete_new_file_without_the_old_one_is_taken(tmp_path: Path) -> None:
     (tmp_path / "s.compact").write_text("alive: a 1.2.3.4:5\nclock: 4\n")
     state, _ = load(str(tmp_path / "s"), rejoin=False)

@@ -129,6 +129,8 @@ class Serf:
         if found is not None:
             self._go_on_from(found)
         if recovered is not None:
+            if self.lifecycle is not Lifecycle.ALIVE:
+                self.persisting.leave()
             self.persisting.everything(row.saved() for row in self.members)
         self._deep: set[str] = set()
         Ticker(context.timers, context.time, context.rng, config.reap_interval, self._tidy)

@@ -53,7 +53,9 @@ class Persisting:
 
     def everything(self, rows: Iterable[SavedMember]) -> None:
         """Tell the whole state: a writer that is new, or missed something."""
-        if self._enabled and not self._left:
+        if self._enabled and self._left:
+            self._lines = [LEAVE]
+        elif self._enabled:
             self._lines += [_alive(row) if row.status in _THERE else not_alive_line(row.name) for row in rows]
             self._clocks = (0, 0, 0)
 
