@@ -82,6 +82,7 @@ class AgentConfig:
     """Where the snapshot is; empty: none."""
     rejoin_after_leave: bool = False
     """Whether the members of the snapshot are joined though the node had left."""
+    disable_coordinates: bool = False
     heal_interval: float = 300.0
     """Seconds between two tries to reach a lost part of the cluster."""
     leave_on_terminate: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from serfmp.detector.effects import (
+    CoordinateRequest,
     Event,
     EventKind,
     EventRequest,
@@ -88,6 +89,8 @@ def request_to_plain(request: Request) -> tuple[str, list[Any]]:
             return "why", [node]
         case QueryRequest(name, payload, nodes, tags, ack, relay_factor, timeout):
             return "query", [name, payload, list(nodes), dict(tags), ack, relay_factor, timeout]
+        case CoordinateRequest(node):
+            return "coordinate", [node]
         case RespondRequest(ltime, query_id, payload):
             return "respond", [ltime, query_id, payload]
         case TagsRequest(changed, deleted):
@@ -112,6 +115,8 @@ def request_from_plain(kind: str, fields: list[Any]) -> Request:
         case "query":
             query_name, payload, nodes, tags, ack, relay_factor, timeout = fields
             return QueryRequest(query_name, payload, tuple(nodes), tags, ack, relay_factor, timeout)
+        case "coordinate":
+            return CoordinateRequest(*fields)
         case "respond":
             return RespondRequest(*fields)
         case "tags":

@@ -323,6 +323,7 @@ def make_config(values: dict[str, Any]) -> AgentConfig:
         heal_interval=get("heal_interval", DEFAULT_HEAL_S),
         snapshot_path=get("snapshot_path", ""),
         rejoin_after_leave=get("rejoin_after_leave", False),
+        disable_coordinates=get("disable_coordinates", False),
         leave_on_terminate=get("leave_on_terminate", False),
         skip_leave_on_interrupt=get("skip_leave_on_interrupt", False),
     )

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "members": "Lists the members of the cluster",
     "query": "Asks the nodes of the cluster, and shows their answers",
     "reachability": "Tests whether gossip reaches all nodes and they this one",
+    "rtt": "Estimates the round trip between two nodes",
     "tags": "Changes the tags of the agent's node",
     "version": "Prints the version",
     "why": "Tells why a node is held for what it is: the evidence",

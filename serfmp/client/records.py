@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from serfmp.client.errors import ProtocolError
 from serfmp.wire.address import to_text
+from serfmp.wire.coordinate import Coordinate
 from serfmp.wire.errors import WireError
 
 T = TypeVar("T")
@@ -235,6 +236,20 @@ def to_key_result(fields: Any) -> KeyResult:
         field(fields, "NumNodes", int),
         field(fields, "NumResp", int),
         field(fields, "NumErr", int),
+    )
+
+
+def to_coordinate(fields: Any) -> Coordinate | None:
+    """A coordinate from its map; None if there is none."""
+    if not field(fields, "Ok", bool):
+        return None
+    place: dict[Any, Any] = field(fields, "Coord", dict)
+    vec: list[Any] = field(place, "Vec", list)
+    return Coordinate(
+        tuple(float(number) for number in vec),
+        field(place, "Error", float),
+        field(place, "Adjustment", float),
+        field(place, "Height", float),
     )
 
 

@@ -41,6 +41,7 @@ from serfmp.client.records import (
     QueryEvent,
     field,
     to_answer,
+    to_coordinate,
     to_event,
     to_handlers,
     to_history,
@@ -49,6 +50,7 @@ from serfmp.client.records import (
     to_stats,
 )
 from serfmp.errors import UserError
+from serfmp.wire.coordinate import Coordinate
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
 
@@ -311,6 +313,10 @@ class Client:
         if reply.error:
             raise KeysError(reply.error, result)
         return result
+
+    def coordinate(self, node: str) -> Coordinate | None:
+        """Where a node stands in the space of round trips; None if the agent does not know."""
+        return to_coordinate(self._call("get-coordinate", {"Node": node}, self._limit_s).body)
 
     def respond(self, query: QueryEvent | int, payload: bytes) -> None:
         """Answer a query that came on a stream of this connection, by its event or its ID."""

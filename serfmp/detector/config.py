@@ -144,6 +144,8 @@ class CoreConfig:
     """Slots of the ring of queries (spec serf.md 1)."""
     user_event_size_limit: int = 512
     """Bytes of a user event, before and after encoding (spec serf.md 8)."""
+    coordinates: bool = True
+    """Whether acks carry network coordinates, and round trips are learned from (spec serf.md 15)."""
     query_size_limit: int = 1024
     """Bytes of an encoded query (spec serf.md 1)."""
     query_response_size_limit: int = 1024

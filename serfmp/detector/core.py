@@ -21,6 +21,7 @@ from random import Random
 from serfmp.detector.config import CoreConfig
 from serfmp.detector.effects import (
     Answer,
+    CoordinateRequest,
     Effect,
     Endpoint,
     Event,
@@ -215,6 +216,8 @@ class Core:
                 self._respond(id, ltime, query_id, payload)
             case TagsRequest(changed, deleted):
                 self._tagging.request(id, changed, deleted)
+            case CoordinateRequest(node):
+                self._coordinate(id, node)
             case KeysRequest():
                 self._serf.key_manager.request(id, request)
             case WhyRequest(node):
@@ -292,6 +295,16 @@ class Core:
             except UserError as fault:
                 error = str(fault)
         self._context.effects.append(Answer(id, None, error))
+
+    def _coordinate(self, id: RequestId, node: str) -> None:
+        positions, effects = self._serf.positions, self._context.effects
+        found = positions.get(node)
+        if not positions.enabled:
+            effects.append(Answer(id, None, "Coordinates are disabled"))
+        elif found is None:
+            effects.append(Answer(id, None))
+        else:
+            effects.append(Answer(id, [list(found.vec), found.error, found.adjustment, found.height]))
 
     def _why(self, id: RequestId, node: str) -> None:
         context = self._context
@@ -387,6 +400,7 @@ class Core:
             "intent_queue": str(intents.size),
             "event_queue": str(events.size),
             "query_queue": str(queries.size),
+            **({"coordinate_resets": str(serf.positions.resets)} if serf.positions.enabled else {}),
             "encrypted": "true" if self._context.config.encryption_overhead else "false",
         }
 
@@ -400,6 +414,7 @@ class Core:
         for request in self._answered:
             yield (RecordKind.ANSWERED.value, *request)
         yield from self._event_records()
+        yield serf.positions.record()
         if serf.ring.keys != self._context.config.keys:
             yield (RecordKind.KEYS.value, list(serf.ring.keys))
         for address in self._reaping.saved():

@@ -385,6 +385,13 @@ class RespondRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class CoordinateRequest:
+    """Where a member stands. Answer value: vector, error, adjustment, height; None if that is not known."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class TagsRequest:
     """Change the tags of the local node: first delete, then set. Answered when the news has spread; no value."""
 
@@ -413,4 +420,5 @@ Request = (
     | RespondRequest
     | TagsRequest
     | KeysRequest
+    | CoordinateRequest
 )

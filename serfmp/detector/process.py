@@ -397,6 +397,7 @@ def core_config(child: Child) -> CoreConfig:
         tombstone_timeout=config.tombstone_timeout,
         heal_interval=config.heal_interval,
         snapshot=bool(config.snapshot_path),
+        coordinates=not config.disable_coordinates,
         keys=config.keys,
         keyring_file=bool(config.keyring_file),
         seeds=(*config.start_join, *config.retry_join),

@@ -31,6 +31,7 @@ from serfmp.detector.effects import (
     RequestId,
     UserEventReceived,
 )
+from serfmp.wire.coordinate import Coordinate
 from serfmp.wire.tags import decode_tags
 
 CONSUMERS = ("rpc", "dispatcher")
@@ -82,6 +83,8 @@ class RecordKind(StrEnum):
     """The lowest Lamport time of queries in which the node takes part."""
     KEYS = "keys"
     """All keys, the primary first."""
+    COORDINATE = "coordinate"
+    """Vector, error, adjustment and height of the local node."""
     LOST = "lost"
     """Address of a member that was reaped as failed."""
     ANSWERED = "answered"
@@ -272,6 +275,7 @@ class Recovered:
     leave_ltime: int = 0
     event_minimum: int = 0
     query_minimum: int = 0
+    coordinate: Coordinate | None = None
     keys: tuple[bytes, ...] | None = None
     """The ring, if it was changed."""
     answered: OrderedDict[RequestId, None] = field(default_factory=OrderedDict)
@@ -358,6 +362,9 @@ class Recovered:
                 self.query_minimum = max(self.query_minimum, *values)
             case RecordKind.KEYS:
                 self.keys = tuple(values[0])
+            case RecordKind.COORDINATE:
+                vec, error, adjustment, height = values
+                self.coordinate = Coordinate(tuple(vec), error, adjustment, height)
             case RecordKind.LOST:
                 self.lost.extend(values)
             case RecordKind.EVENT_MINIMUM:

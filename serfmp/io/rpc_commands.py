@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from serfmp.agent.keys import decode_key
 from serfmp.agent.sockets import join_host_port
 from serfmp.detector.effects import (
+    CoordinateRequest,
     EventRequest,
     ForceLeaveRequest,
     JoinRequest,
@@ -98,6 +99,7 @@ class Commands:
             "stats": self._stats,
             "query": self._query,
             "tags": self._tags,
+            "get-coordinate": self._coordinate,
             "install-key": lambda connection, request: self._keys(connection, request, "install"),
             "use-key": lambda connection, request: self._keys(connection, request, "use"),
             "remove-key": lambda connection, request: self._keys(connection, request, "remove"),
@@ -282,6 +284,19 @@ class Commands:
             answered(None, str(error))
             return
         self._ask(KeysRequest(operation, body.key, 0, body.force), KEYS_LIMIT, answered)
+
+    def _coordinate(self, connection: Connection, request: Request) -> None:
+        node = request.body.node if isinstance(request.body, protocol.GetCoordinate) else ""
+
+        def answered(value: Any, error: str) -> None:
+            if error:
+                self._fail(connection, request, error)
+                return
+            vec, deviation, adjustment, height = value or (None, 0.0, 0.0, 0.0)
+            place = {"Adjustment": adjustment, "Error": deviation, "Height": height, "Vec": vec}
+            connection.answer(request, body=rpc_records.pack({"Coord": place, "Ok": value is not None}))
+
+        self._ask(CoordinateRequest(node), REQUEST_LIMIT, answered)
 
     def news(self, news: frames.QueryNews) -> None:
         """The detector tells of a client's query."""

@@ -97,6 +97,13 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class GetCoordinate:
+    """The node whose coordinate is asked for."""
+
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tags:
     """Tags to set, after those to delete."""
 
@@ -146,6 +153,7 @@ Body = (
     | MembersFiltered
     | Stream
     | Stop
+    | GetCoordinate
     | Key
     | Tags
     | Query
@@ -260,15 +268,13 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
         ),
     ),
     **dict.fromkeys(("install-key", "use-key", "remove-key"), (Key, (("Key", _text), ("Force", _boolean)))),
+    "get-coordinate": (GetCoordinate, (("Node", _text),)),
     "tags": (Tags, (("Tags", _pairs), ("DeleteTags", _texts))),
     "respond": (Respond, (("ID", _sequence), ("Payload", _bytes))),
     "why": (Why, (("Node", _text),)),
     # Not carried out by this version, but read.
     **dict.fromkeys(
-        (
-            "monitor",
-            "get-coordinate",
-        ),
+        ("monitor",),
         (Nothing, ()),
     ),
 }

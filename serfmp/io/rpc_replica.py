@@ -93,7 +93,6 @@ class Replica:
         """The section `serf` of `stats`; what the table says is counted here, so that it agrees with `members`."""
         counts = Counter(row.status for row, _ in self._rows.values())
         return {
-            "coordinate_resets": "0",
             **self._stats,
             "members": str(len(self._rows)),
             **{name: str(counts[status]) for name, status in _STATUS_STATS.items()},

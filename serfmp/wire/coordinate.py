@@ -11,7 +11,7 @@ Rules (spec wire.md 8):
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, sqrt
 from typing import Final
 
 from serfmp.wire.errors import WireError
@@ -78,3 +78,31 @@ def decode_ack_payload(payload: bytes) -> Coordinate:
     if len(vec) > _MAX_DIMENSIONS:
         raise WireError(f"a coordinate has {len(vec)} dimensions", "coordinate")
     return Coordinate(tuple(map(real, vec)), real(get(b"Error")), real(get(b"Adjustment")), real(get(b"Height")))
+
+
+# --- arithmetic: to the bit as every agent does it (spec serf.md 15.2) ------------------------------------------------
+
+
+def total(numbers: list[float]) -> float:
+    """The sum from left to right; Python's own compensates for rounding."""
+    result = 0.0
+    for number in numbers:
+        result += number
+    return result
+
+
+def length_of(vec: tuple[float, ...]) -> float:
+    """The length of a vector."""
+    return sqrt(total([x * x for x in vec]))
+
+
+def raw_distance(a: Coordinate, b: Coordinate) -> float:
+    """Seconds between two coordinates of one dimension, without their adjustments."""
+    return length_of(tuple(x - y for x, y in zip(a.vec, b.vec, strict=True))) + a.height + b.height
+
+
+def distance_ns(a: Coordinate, b: Coordinate) -> int:
+    """The estimated round trip between two valid coordinates of one dimension, in nanoseconds."""
+    raw = raw_distance(a, b)
+    adjusted = raw + a.adjustment + b.adjustment
+    return int((adjusted if adjusted > 0.0 else raw) * 1e9)

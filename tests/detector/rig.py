@@ -36,12 +36,12 @@ def address_of(name: str) -> bytes:
 
 
 class Rig:
-    """A core, its clock, and everything that it has given out."""
+    """A core, its clock, and everything that it has given out. Its acks are bare unless coordinates are asked for."""
 
     def __init__(
         self, recovered: Recovered | None = None, generation: int = 1, now: float = 100.0, **config: Any
     ) -> None:
-        settings = {"node": OWN, "address": OWN_ADDRESS, "port": PORT, **config}
+        settings = {"node": OWN, "address": OWN_ADDRESS, "port": PORT, "coordinates": False, **config}
         self.now = now
         found = settings.pop("found", None)
         self.core = Core(CoreConfig(**settings), random.Random(7), now, generation, recovered, found)

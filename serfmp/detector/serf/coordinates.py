@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import isfinite, sqrt
+from math import isfinite
 from typing import Final
 
-from serfmp.wire.coordinate import DIMENSIONS, Coordinate
+from serfmp.wire.coordinate import DIMENSIONS, Coordinate, distance_ns, length_of, raw_distance, total
 
 LONGEST_ROUND_TRIP: Final = 10.0
 """Seconds; a longer round trip says nothing about a network."""
@@ -62,13 +62,6 @@ class CoordinateCounters:
     zero_round_trips: int = 0
     rejected: int = 0
     resets: int = 0
-
-
-def distance_ns(a: Coordinate, b: Coordinate) -> int:
-    """The estimated round trip between two valid coordinates of one dimension, in nanoseconds."""
-    raw = _raw_distance(a, b)
-    adjusted = raw + a.adjustment + b.adjustment
-    return int((adjusted if adjusted > 0.0 else raw) * 1e9)
 
 
 def apply_force(
@@ -155,9 +148,9 @@ class CoordinateClient:
         force = tuning.cc * weight * (measured - expected)
         mine = apply_force(tuning, self.random, replace(mine, error=error), force, other)
         if self._samples:
-            self._samples[self._next_sample] = latency - _raw_distance(mine, other)
+            self._samples[self._next_sample] = latency - raw_distance(mine, other)
             self._next_sample = (self._next_sample + 1) % len(self._samples)
-            mine = replace(mine, adjustment=_total(self._samples) / (2.0 * len(self._samples)))
+            mine = replace(mine, adjustment=total(self._samples) / (2.0 * len(self._samples)))
         self.coordinate = mine
         if not mine.fault(tuning.dimensions):
             origin = tuning.fresh()
@@ -179,21 +172,6 @@ def coordinate_fault(coordinate: Coordinate, dimensions: int) -> str:
     return ""
 
 
-def _total(numbers: list[float]) -> float:
-    total = 0.0
-    for number in numbers:
-        total += number
-    return total
-
-
-def _length(vec: tuple[float, ...]) -> float:
-    return sqrt(_total([x * x for x in vec]))
-
-
-def _raw_distance(a: Coordinate, b: Coordinate) -> float:
-    return _length(tuple(x - y for x, y in zip(a.vec, b.vec, strict=True))) + a.height + b.height
-
-
 def _seconds(nanoseconds: int) -> float:
     whole, rest = divmod(nanoseconds, _NANOSECONDS)
     return whole + rest / 1e9
@@ -204,11 +182,11 @@ def _direction(
 ) -> tuple[tuple[float, ...], float]:
     """The unit vector at one place away from another, and their distance; any direction if they are the same."""
     away = tuple(x - y for x, y in zip(at, source, strict=True))
-    length = _length(away)
+    length = length_of(away)
     if length > _ZERO:
         return tuple(x * (1.0 / length) for x in away), length
     away = tuple(random() - 0.5 for _ in at)
-    length = _length(away)
+    length = length_of(away)
     if length > _ZERO:
         return tuple(x * (1.0 / length) for x in away), 0.0
     return (1.0,) + (0.0,) * (len(at) - 1), 0.0

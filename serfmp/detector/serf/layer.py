@@ -26,6 +26,7 @@ from serfmp.detector.serf.keys import KeyManager, KeyRing
 from serfmp.detector.serf.members import Members
 from serfmp.detector.serf.outbox import Outbox
 from serfmp.detector.serf.persisting import Persisting
+from serfmp.detector.serf.positions import Positions
 from serfmp.detector.serf.queries import Queries
 from serfmp.detector.serf.user_events import UserEvents
 from serfmp.detector.swim.context import Context
@@ -96,6 +97,7 @@ class Serf:
         query_queue = gossip.add_queue("Query", population, config.queue_depth_limit)
         event_queue = gossip.add_queue("Event", population, config.queue_depth_limit)
         self.events = UserEvents(context, gossip, event_queue, self.outbox, event_clock)
+        self.positions = Positions(context, self.members, saved.coordinate)
         self.asking = Asking(context, query_clock, gossip.live_nodes, self._take_own_query)
         self.answering = Answering(context, gossip, self.members, self.asking.collect)
         self.internal = InternalQueries(context)
@@ -197,6 +199,14 @@ class Serf:
         else:
             both = f"both {record.endpoint[0]}:{record.port} and {theirs}"
             self._context.log("WARN", "serf", f"Name conflict for '{record.name}' {both} are claiming")
+
+    def ack_payload(self) -> bytes:
+        """See `Delegate`."""
+        return self.positions.payload
+
+    def ping_completed(self, node: str, round_trip: float, payload: bytes) -> None:
+        """See `Delegate`."""
+        self.positions.ping_completed(node, round_trip, payload)
 
     # --- gossip -------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import Final
 from serfmp.detector.effects import AnswerStream, CloseStream, Endpoint, SendPacket
 from serfmp.detector.swim.acks import AckHandlers
 from serfmp.detector.swim.context import Context
+from serfmp.detector.swim.delegate import Delegate
 from serfmp.detector.swim.gossip import Gossip
 from serfmp.detector.swim.membership import Membership
 from serfmp.detector.swim.timers import Timer
@@ -54,10 +55,13 @@ class Relay:
 class Answering:
     """Answers pings, directly and for others. See the module."""
 
-    __slots__ = ("_acks", "_context", "_gossip", "_membership", "_own", "_pings", "_relays")
+    __slots__ = ("_acks", "_context", "_delegate", "_gossip", "_membership", "_own", "_pings", "_relays")
 
-    def __init__(self, context: Context, gossip: Gossip, membership: Membership, acks: AckHandlers) -> None:
+    def __init__(
+        self, context: Context, gossip: Gossip, membership: Membership, acks: AckHandlers, delegate: Delegate
+    ) -> None:
         self._context = context
+        self._delegate = delegate
         self._gossip = gossip
         self._membership = membership
         self._acks = acks
@@ -83,8 +87,9 @@ class Answering:
             pings, self._pings = self._pings, []
             first = self._membership.answer_with_alive
             effects, piggyback = self._context.effects, self._gossip.piggyback
+            payload = self._delegate.ack_payload()
             for sequence, source in pings:
-                effects.append(SendPacket(source, piggyback(encode(Ack(sequence)), first), False))
+                effects.append(SendPacket(source, piggyback(encode(Ack(sequence, payload)), first), False))
         self._membership.answer_with_alive = b""
 
     def ping_stream(self, stream: int, ping: Ping, source: Endpoint) -> None:
@@ -93,7 +98,7 @@ class Answering:
             self._unexpected(ping.node, source)
             self._context.effects.append(CloseStream(stream))
         else:
-            self._context.effects.append(AnswerStream(stream, encode(Ack(ping.sequence))))
+            self._context.effects.append(AnswerStream(stream, encode(Ack(ping.sequence, self._delegate.ack_payload()))))
 
     def _unexpected(self, node: str, source: Endpoint) -> None:
         self._context.count("serfmp.ping.unexpected")

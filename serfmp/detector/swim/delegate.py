@@ -30,6 +30,12 @@ class Delegate(Protocol):
     def user_message(self, payload: bytes) -> None:
         """A user message came in."""
 
+    def ack_payload(self) -> bytes:
+        """What acks of the local node carry."""
+
+    def ping_completed(self, node: str, round_trip: float, payload: bytes) -> None:
+        """A node answered a ping directly after so many seconds, measured in time; `payload`: of its ack."""
+
     def local_state(self) -> bytes:
         """The state that a push/pull carries beside the list of nodes."""
 

@@ -19,6 +19,7 @@ from serfmp.detector.effects import OpenStream, SendPacket
 from serfmp.detector.swim.acks import AckHandlers
 from serfmp.detector.swim.awareness import Awareness
 from serfmp.detector.swim.context import Context
+from serfmp.detector.swim.delegate import Delegate
 from serfmp.detector.swim.evidence import Finding
 from serfmp.detector.swim.gossip import Gossip
 from serfmp.detector.swim.membership import Membership
@@ -76,9 +77,9 @@ class Round:
         self.stream_answered = False
         self.timer: Timer | None = None
 
-    def acked(self, _ack: Ack, arrival: float, timed: bool, /) -> None:
+    def acked(self, ack: Ack, arrival: float, timed: bool, /) -> None:
         """The target answered, directly or through a helper."""
-        self._prober.acked(self, arrival, timed)
+        self._prober.acked(self, ack, arrival, timed)
 
     def nacked(self) -> None:
         """A helper is well but got no answer."""
@@ -93,6 +94,7 @@ class Prober:
         "_acks",
         "_awareness",
         "_context",
+        "_delegate",
         "_gossip",
         "_membership",
         "_own",
@@ -109,8 +111,10 @@ class Prober:
         awareness: Awareness,
         membership: Membership,
         acks: AckHandlers,
+        delegate: Delegate,
     ) -> None:
         self._context = context
+        self._delegate = delegate
         self._table = table
         self._gossip = gossip
         self._awareness = awareness
@@ -163,12 +167,14 @@ class Prober:
         config = self._context.config
         return Ping(probe.sequence, probe.name, config.address, config.port, config.node)
 
-    def acked(self, probe: Round, arrival: float, timed: bool) -> None:
+    def acked(self, probe: Round, ack: Ack, arrival: float, timed: bool) -> None:
         """An ack for this round is here."""
         if probe is not self._round:
             return
         if timed and not probe.indirect:
-            self._context.gauge("memberlist.probeNode", max(0.0, arrival - probe.started))
+            round_trip = max(0.0, arrival - probe.started)
+            self._context.gauge("memberlist.probeNode", round_trip)
+            self._delegate.ping_completed(probe.name, round_trip, ack.payload)
         elif probe.indirect:
             self._context.note(probe.name, Finding.INDIRECT_ACK, after=arrival - probe.started)
         self._finish(probe)

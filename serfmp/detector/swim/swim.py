@@ -41,8 +41,8 @@ class Swim:
         self.gossip = gossip
         self.awareness = Awareness(context)
         self.membership = Membership(context, table, gossip, self.awareness, delegate)
-        self.answering = Answering(context, gossip, self.membership, self._acks)
-        self.prober = Prober(context, table, gossip, self.awareness, self.membership, self._acks)
+        self.answering = Answering(context, gossip, self.membership, self._acks, delegate)
+        self.prober = Prober(context, table, gossip, self.awareness, self.membership, self._acks, delegate)
         self.push_pull = PushPull(context, table, gossip, self.membership, delegate)
         self.joiner = Joiner(context, self.push_pull)
         self.handlers: dict[type, PacketHandler] = {

@@ -19,9 +19,8 @@ from serfmp.detector.serf.coordinates import (
     CoordinateClient,
     CoordinateTuning,
     apply_force,
-    distance_ns,
 )
-from serfmp.wire.coordinate import Coordinate
+from serfmp.wire.coordinate import Coordinate, distance_ns
 
 GOLDEN: Final = json.loads((Path(__file__).parents[2] / "data/vectors/coordinates.json").read_text())["cases"]
 FAULTS: Final = {"dimensions": "dimensions aren't", "invalid": "coordinate is invalid", "rtt_range": "round trip time"}

@@ -11,6 +11,7 @@ from serfmp.detector.config import LAN, CoreConfig
 from serfmp.detector.core import Core
 from serfmp.detector.effects import AnswerStream, CloseStream, OpenStream, SendPacket
 from serfmp.detector.swim.table import NodeState
+from serfmp.wire.coordinate import decode_ack_payload
 from serfmp.wire.messages import Ack, Alive, IndirectPing, Nack, Ping, Suspect, decode_packet_message, encode
 from tests.detector.rig import OWN, OWN_ADDRESS, PORT, VERSIONS, Rig, address_of
 
@@ -206,6 +207,27 @@ def test_a_ping_is_answered_to_the_source_that_it_names() -> None:
     rig.receive(Ping(9, OWN, bytes((127, 0, 0, 77)), 1234, "asker"), ("127.0.0.2", 5))
     rig.receive(Ping(10, ""), ("127.0.0.2", 5))
     assert rig.sent() == [(("127.0.0.77", 1234), [Ack(9)]), (("127.0.0.2", 5), [Ack(10)])]
+
+
+def test_acks_carry_the_coordinate_and_direct_ones_teach_it() -> None:
+    rig = Rig(coordinates=True)
+    rig.alive("x")
+    rig.receive(Ping(9, OWN), ("127.0.0.2", 5))
+    [answer] = [message for _, messages in rig.sent() for message in messages if isinstance(message, Ack)]
+    assert decode_ack_payload(answer.payload).error == 1.5
+    positions = rig.core._serf.positions
+    assert positions.get("x") is None
+    positions.ping_completed("x", 0.010, answer.payload)
+    learned = positions.get("x")
+    own = positions.get(OWN)
+    assert learned is not None
+    assert own is not None
+    assert learned.error == 1.5
+    assert own.error < 1.5
+    assert decode_ack_payload(positions.payload) == own
+    positions.ping_completed("x", 0.010, b"\x01junk")
+    assert decode_ack_payload(positions.payload) == own
+    assert positions.get("stranger") is None
 
 
 @pytest.mark.parametrize("ping", [Ping(9, "another"), Ping(9, OWN, b"\x01\x02\x03", 7)])
