@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "event": "Sends a user event to all nodes",
     "force-leave": "Makes the cluster take a failed node for one that left",
     "handlers": "Shows the agent's handlers, what runs, and how the last runs ended",
+    "info": "Shows what the agent tells of itself",
     "join": "Makes the agent join a cluster",
     "keygen": "Makes a new key for encrypting gossip",
     "keys": "Lists, installs, uses and removes keys of the whole cluster",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,26 @@ def test_commands_that_our_agent_does_not_have_yet_fail_and_do_not_hang(launch: 
         code, output = run(SERF, agent, *words)
         assert code == 1
         assert output.endswith("Unsupported command\n")
+
+
+def test_both_command_lines_show_the_same_of_either_agent(launch: Launcher) -> None:
+    ours = launch.serfmp("a", tags={"role": "web"})
+    real = launch.serf("b", tags={"role": "web"})
+
+    def masked(program: list[str], agent: Agent, *words: str) -> tuple[int, str]:
+        code, text = run(program, agent, "info", *words)
+        return code, re.sub(r"(goroutines\W+)\d+", r"\1N", text)
+
+    for agent in (ours, real):
+        code, text = masked(SERFMP, agent)
+        assert (code, text) == masked(SERF, agent)
+        assert code == 0
+        assert text.startswith(f"agent:\n\tname = {agent.options.node}\nevent_handlers:\nruntime:\n\tarch = ")
+        assert text.endswith("\ntags:\n\trole = web\n")
+        assert masked(SERFMP, agent, "-format=json") == masked(SERF, agent, "-format=json")
+        assert run(SERFMP, agent, "info", "-format=xml") == run(SERF, agent, "info", "-format=xml")
+
+    def shape(text: str) -> list[str]:
+        return [line.partition(" = ")[0] for line in text.splitlines()]
+
+    assert shape(run(SERF, ours, "info")[1]) == shape(run(SERF, real, "info")[1])

@@ -1,0 +1,42 @@
+"""`serfmp info`: what the agent tells of itself (spec agent.md 3.5).
+
+Sections and their keys are sorted by name; an empty section shows its name only. The JSON form is the same as an object
+of objects of strings.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.flags import GoCommand, flag
+from serfmp.cli.output import go_json, say, visible
+from serfmp.client import ClientError
+
+COMMAND: Final = GoCommand(
+    "info",
+    "info [options]",
+    "Shows what the running agent tells of itself: its name and tags, its handlers, its times and queues.",
+    [flag("format", "text (default) or json.", default="text", shown="format=text"), *rpc_flags()],
+)
+
+
+def run(values: dict[str, Any], _words: list[str]) -> int:
+    """Show it. Returns the exit code."""
+    with connected(values) as client:
+        try:
+            stats = client.stats()
+        except ClientError as error:
+            raise CommandError(f"Error querying agent: {error}") from error
+    sections = {name: dict(sorted(keys.items())) for name, keys in sorted(stats.items())}
+    match values["format"]:
+        case "text":
+            for name, keys in sections.items():
+                say(f"{visible(name)}:")
+                for key, value in keys.items():
+                    say(f"\t{visible(key)} = {visible(value)}")
+        case "json":
+            say(go_json(sections))
+        case other:
+            raise CommandError(f'Encoding error: Invalid output format "{other}"')
+    return 0
