@@ -50,6 +50,9 @@ ROLES: Final = {
 }
 """Role names and the modules whose `main(child)` is the role."""
 
+INQUIRIES_OPEN: Final = 256
+"""Inquiries of one process that were not answered; beyond that the oldest is forgotten."""
+
 GC_THRESHOLDS: Final = (20_000, 50, 100)
 """Of Python's collector of cycles: allocations before the youngest generation is looked at, then the older ones."""
 
@@ -119,6 +122,9 @@ class Child:
 
     def inquire(self, subject: str, answered: Callable[[Any], None]) -> None:
         """Ask the process that knows about a subject, through the supervisor; None if it cannot tell."""
+        if len(self._inquiries) >= INQUIRIES_OPEN:
+            # One whose owner died is never answered: who asked has a deadline of its own.
+            del self._inquiries[next(iter(self._inquiries))]
         self._last_inquiry += 1
         self._inquiries[self._last_inquiry] = answered
         self._control.send(frames.Inquire(self._last_inquiry, subject))

@@ -41,7 +41,11 @@ RELOADABLE: Final = (
 """Fields that a reload changes. Tags change, too: by what the files say otherwise than before, so that tags which were
 set while the agent ran stay."""
 
-_SECRET: Final = frozenset({"encrypt_key", "keyring", "rpc_auth"})
+_APART: Final = frozenset({*RELOADABLE, "tags", "keyring"})
+"""Fields that are not compared one by one. The keys of the keyring file change over the cluster (`serfmp keys`), never
+by a reload."""
+
+_SECRET: Final = frozenset({"encrypt_key", "rpc_auth"})
 
 
 class Reload:
@@ -97,7 +101,7 @@ class Reload:
         self._changes += _tags_told(self._last_read.tags, read.tags)
         for item in dataclasses.fields(read):
             old, now = getattr(self._last_read, item.name), getattr(read, item.name)
-            if item.name not in {*RELOADABLE, "tags"} and old != now:
+            if item.name not in _APART and old != now:
                 shown = "" if item.name in _SECRET else f": {_shown(old)} → {_shown(now)}"
                 self._changes.append(f"{item.name}{shown} (needs a restart, not applied)")
         tags = {key: value for key, value in present.tags.items() if key not in self._tags.delete}

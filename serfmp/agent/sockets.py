@@ -17,6 +17,8 @@ from typing import Final
 import psutil
 
 from serfmp.errors import UserError
+from serfmp.wire.address import MAPPED_PREFIX
+from serfmp.wire.host_port import join_host_port
 
 UDP_RECEIVE_BUFFER: Final = 2 * 1024 * 1024
 """Bytes asked of the kernel for the UDP socket, halved until it agrees (spec swim.md 11.4)."""
@@ -99,11 +101,6 @@ def bind_rpc(address: str) -> socket.socket:
     return listener
 
 
-def join_host_port(host: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def advertised_address(bound_host: str, advertise_host: str) -> bytes:
     """The address bytes to gossip, in the form that the reference would use (spec swim.md 11.4).
 
@@ -119,7 +116,7 @@ def advertised_address(bound_host: str, advertise_host: str) -> bytes:
             if entry.family == socket.AF_INET:
                 found = ipaddress.IPv4Address(entry.address)
                 if found.is_private and not found.is_loopback and not found.is_link_local:
-                    return b"\x00" * 10 + b"\xff\xff" + found.packed
+                    return MAPPED_PREFIX + found.packed
     raise UserError(
         "Failed to start the Serf agent: Error creating Serf: Failed to create memberlist: "
         "Failed to get final advertise address: No private IP address found, "

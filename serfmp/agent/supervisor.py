@@ -34,13 +34,14 @@ from serfmp.agent.process import Process, ProcessState, describe_status
 from serfmp.agent.reload import Reload
 from serfmp.agent.retry_join import RetryJoin
 from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
-from serfmp.agent.sockets import advertised_address, bind_gossip, bind_rpc, join_host_port
+from serfmp.agent.sockets import advertised_address, bind_gossip, bind_rpc
 from serfmp.agent.terminal import Terminal
 from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
 from serfmp.bus import frames, plain
 from serfmp.bus.loop import Loop
 from serfmp.detector.effects import JoinRequest, LeaveRequest, TagsRequest
 from serfmp.errors import UserError
+from serfmp.wire.host_port import join_host_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ from serfmp.cli.connection import CommandError, connected, rpc_flags
 from serfmp.cli.flags import BOOLEAN, GoCommand, flag, parse_tag
 from serfmp.cli.output import go_json, say, table, visible
 from serfmp.client import ClientError, Member
-from serfmp.client.address import join_host_port
 from serfmp.errors import UserError
+from serfmp.wire.host_port import join_host_port
 
 COMMAND: Final = GoCommand(
     "members",

@@ -10,6 +10,7 @@ from serfmp.cli.connection import CommandError, connected, rpc_flags
 from serfmp.cli.flags import BOOLEAN, GoCommand, flag
 from serfmp.cli.output import say, visible
 from serfmp.client import ClientError
+from serfmp.wire.internal_queries import PING
 
 if TYPE_CHECKING:
     from serfmp.client import Client
@@ -20,8 +21,6 @@ COMMAND: Final = GoCommand(
     "Asks all nodes for a sign of life through gossip, and compares who answers with the list of living members.",
     [flag("verbose", "Show each answer, and times.", kind=BOOLEAN, default=False), *rpc_flags()],
 )
-
-PING: Final = "_serf_ping"
 
 TIPS: Final = """\
 Troubleshooting tips:

@@ -67,8 +67,3 @@ def resolve_host(host: str) -> str:
         raise UserError(f"lookup {host}: no such host") from None
     chosen = next((entry for entry in found if entry[0] == socket.AF_INET), found[0])
     return str(chosen[4][0])
-
-
-def join_host_port(host: str, port: int | str) -> str:
-    """`host:port`, with brackets where the host holds a colon."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

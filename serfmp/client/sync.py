@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from serfmp.client.address import join_host_port, port_number, split_host_port
+from serfmp.client.address import port_number, split_host_port
 from serfmp.client.errors import (
     AgentError,
     ClientError,
@@ -51,6 +51,7 @@ from serfmp.client.records import (
 )
 from serfmp.errors import UserError
 from serfmp.wire.coordinate import Coordinate
+from serfmp.wire.host_port import join_host_port
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
 

@@ -6,6 +6,7 @@ that hangs holds up those behind it and nobody else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -77,9 +78,13 @@ def replace_file(path: str, content: bytes, mode: int) -> None:
         while left:
             left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
+        beside.replace(place)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
     finally:
         os.close(descriptor)
-    beside.replace(place)
     directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

@@ -43,6 +43,8 @@ COMPACT_MIN: Final = 128 * 1024
 """Bytes from which a file may be compacted (spec serf.md 14)."""
 COMPACT_PER_MEMBER: Final = 256
 """Bytes of a file for each living member, below which it is not compacted (spec serf.md 14)."""
+COMPACT_GROWTH: Final = 2
+"""How many times larger than after its last compaction a file is before the next one, however long its lines. Ours."""
 MODE: Final = 0o644
 LARGEST: Final = 256 * 1024 * 1024
 """Bytes of a snapshot that is read."""
@@ -81,6 +83,8 @@ class SnapshotFile:
             self.close()
             raise
         self.size = size
+        self.compacted = 0
+        """Its size after the last compaction; 0: there was none."""
         self.dirty = False
         """Something was written that may not be on the disk yet."""
 
@@ -116,7 +120,8 @@ class SnapshotFile:
                 Path(beside).unlink()
             raise
         os.close(self._descriptor)
-        self._descriptor, self.size, self.dirty = descriptor, len(data), False
+        self._descriptor, self.dirty = descriptor, False
+        self.size = self.compacted = len(data)
         directory = os.open(Path(self._path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
@@ -219,7 +224,7 @@ class SnapshotWriter:
 
     def _keep(self, file: SnapshotFile, news: list[str]) -> None:
         file.append(news)
-        if file.size > max(COMPACT_MIN, len(self._state.alive) * COMPACT_PER_MEMBER):
+        if file.size > max(COMPACT_MIN, len(self._state.alive) * COMPACT_PER_MEMBER, COMPACT_GROWTH * file.compacted):
             file.rewrite(self._state)
 
     def _repair(self) -> None:

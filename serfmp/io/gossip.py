@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
-from serfmp.agent.sockets import join_host_port
 from serfmp.bus import frames
 from serfmp.bus.endpoints import PACKET_HWM, make_socket
 from serfmp.bus.loop import READ
@@ -31,6 +30,7 @@ from serfmp.io.resolver import Resolver
 from serfmp.io.streams import Streams
 from serfmp.wire.crypto import Keyring
 from serfmp.wire.errors import WireError
+from serfmp.wire.host_port import join_host_port
 from serfmp.wire.packet import Opened, PacketFormat, PendingPacket, open_packet, seal_packet
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import resource
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.agent.sockets import join_host_port
 from serfmp.bus import frames
 from serfmp.bus.consumer import DetectorLink
 from serfmp.detector.effects import QueryReceived
@@ -23,6 +22,7 @@ from serfmp.io import rpc_records
 from serfmp.io.rpc_commands import Commands
 from serfmp.io.rpc_connection import Connection
 from serfmp.io.rpc_replica import Replica
+from serfmp.wire.host_port import join_host_port
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child

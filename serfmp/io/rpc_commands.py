@@ -21,7 +21,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.keys import decode_key
-from serfmp.agent.sockets import join_host_port
 from serfmp.detector.effects import (
     CoordinateRequest,
     EventRequest,
@@ -40,6 +39,7 @@ from serfmp.io import rpc_protocol as protocol
 from serfmp.io import rpc_records
 from serfmp.io.rpc_queries import SentQueries, refusal, to_request
 from serfmp.io.rpc_streams import EventStream, parse_filters
+from serfmp.wire.host_port import join_host_port
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child

@@ -19,6 +19,7 @@ from serfmp.bus import frames
 from serfmp.detector.effects import QueryReceived, QueryRequest
 from serfmp.io import rpc_records
 from serfmp.io.rpc_streams import EventStream
+from serfmp.wire.internal_queries import INTERNAL, PING
 
 if TYPE_CHECKING:
     from serfmp.bus.loop import Loop, Timer
@@ -30,14 +31,11 @@ GRACE: Final = 5.0
 ANSWERABLE: Final = 1024
 """Received queries that one connection may answer."""
 
-INTERNAL_PREFIX: Final = "_serf_"
-PING: Final = "_serf_ping"
-
 
 def refusal(request: QueryRequest) -> str:
     """Why a client may not send this query, or nothing."""
-    if request.name.startswith(INTERNAL_PREFIX) and (request.name != PING or request.payload):
-        return f"Queries cannot contain the '{INTERNAL_PREFIX}' prefix"
+    if request.name.startswith(INTERNAL) and (request.name != PING or request.payload):
+        return f"Queries cannot contain the '{INTERNAL}' prefix"
     return ""
 
 

@@ -13,9 +13,9 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final
 
-from serfmp.agent.sockets import join_host_port
 from serfmp.bus.loop import ERROR, READ, WRITE
 from serfmp.wire.errors import WireError
+from serfmp.wire.host_port import join_host_port
 from serfmp.wire.stream import StreamReader, seal_stream
 
 if TYPE_CHECKING:

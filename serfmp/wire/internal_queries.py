@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from serfmp.wire.msgpack_raw import (
     NIL,
@@ -32,6 +33,11 @@ from serfmp.wire.msgpack_raw import (
     text,
     uint,
 )
+
+INTERNAL: Final = "_serf_"
+"""Names with this prefix belong to Serf itself (spec serf.md 11)."""
+PING: Final = INTERNAL + "ping"
+"""The one that clients may send: a question for acks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from serfmp.cli import agent
+from serfmp.cli.agent_config import gather, make_config
 from serfmp.cli.main import main
 
 KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
@@ -51,7 +52,7 @@ def test_a_label_that_is_too_long_stops_the_start(capsys: pytest.CaptureFixture[
 
 def test_flags_become_keys_and_label() -> None:
     values, _ = agent.COMMAND.values(["-node=n", "-bind=127.0.0.1", f"-encrypt={KEY}", "-label=blue"])
-    config = agent.make_config(values)
+    config = make_config(gather(values), print)
     assert len(config.encrypt_key) == 32
     assert config.keys == (config.encrypt_key,)
     assert config.label == "blue"

@@ -29,8 +29,6 @@ ACK: Final = 1
 """Flag of a query that wants acks, and of a response that is one (spec serf.md 3)."""
 QUERIES_SINCE: Final = 4
 """Serf protocol from which a node may send queries (spec serf.md 10.1)."""
-INTERNAL: Final = "_serf_"
-"""Names with this prefix belong to Serf itself (spec serf.md 11)."""
 ID_BITS: Final = 31
 RELAY_FACTOR_MAX: Final = 255
 

@@ -6,7 +6,7 @@ Rules:
   address; on a tie the lower address stays, so that exactly one of two equals does. The loser shuts itself down. It
   sends no leave: that would be a leave of the other one, too.
 * Without a vote nothing is decided (Serf gives up itself): it warns, and asks again at the next report.
-* One vote runs at a time, and the next one waits, longer each time.
+* One vote runs at a time, and the next one waits, longer each time until there was peace for `LONGEST_PAUSE`.
 * Asked by others, the local node answers with what it holds, never for its own name, and not from a member that is
   gone: an old address is no vote.
 """
@@ -18,12 +18,13 @@ from typing import Final
 
 from serfmp.detector.effects import MemberStatus, QueryRequest
 from serfmp.detector.records import member_of
-from serfmp.detector.serf.asking import INTERNAL, Asking
+from serfmp.detector.serf.asking import Asking
 from serfmp.detector.serf.internal import Respond
 from serfmp.detector.serf.members import Members
 from serfmp.detector.swim.context import Context
 from serfmp.errors import RemoteError, UserError
-from serfmp.wire.internal_queries import decode_conflict_response
+from serfmp.wire.address import MAPPED_PREFIX, V4_LENGTH
+from serfmp.wire.internal_queries import INTERNAL, decode_conflict_response
 from serfmp.wire.serf_messages import ConflictResponse, Query, SerfType, encode_serf
 
 NAME: Final = "conflict"
@@ -56,6 +57,8 @@ class Conflicts:
         """Somebody at this address claims the local node's name."""
         if self._other is not None or self._context.now < self._next:
             return
+        if self._context.now - self._next > LONGEST_PAUSE:
+            self._pause = PAUSE
         self._other = address, port
         self._matching = self._responses = 0
         name = self._context.config.node.encode("utf-8", "surrogateescape")
@@ -124,9 +127,7 @@ class Conflicts:
 
 def _wide(address: bytes) -> bytes:
     """An address in its 16 byte form; IPv4 as mapped."""
-    if len(address) != 4:
-        return address
-    return bytes(10) + b"\xff\xff" + address
+    return MAPPED_PREFIX + address if len(address) == V4_LENGTH else address
 
 
 def _same(one: bytes, other: bytes) -> bool:

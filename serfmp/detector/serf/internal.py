@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from serfmp.detector.serf.asking import INTERNAL
 from serfmp.detector.swim.context import Context
+from serfmp.wire.internal_queries import INTERNAL
 from serfmp.wire.serf_messages import Query
 
 Respond = Callable[[bytes], None]

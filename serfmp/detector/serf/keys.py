@@ -33,13 +33,13 @@ from serfmp.detector.effects import (
     StoreKeys,
 )
 from serfmp.detector.records import RecordKind
-from serfmp.detector.serf.asking import INTERNAL, Asked, Asking
+from serfmp.detector.serf.asking import Asked, Asking
 from serfmp.detector.serf.internal import InternalQueries, Respond
 from serfmp.detector.serf.members import Members
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.gossip import Gossip
 from serfmp.errors import RemoteError, UserError
-from serfmp.wire.internal_queries import KeyRequest, KeyResponse, decode_key_request, decode_key_response
+from serfmp.wire.internal_queries import INTERNAL, KeyRequest, KeyResponse, decode_key_request, decode_key_response
 from serfmp.wire.serf_messages import Query, QueryResponse, SerfType, encode_serf
 
 OPERATIONS: Final = ("install", "use", "remove", "list")

@@ -13,6 +13,7 @@ from serfmp.detector.effects import EventKind, MemberStatus, SnapshotLines
 from serfmp.detector.records import SavedMember
 from serfmp.detector.swim.context import Context
 from serfmp.wire.address import to_text
+from serfmp.wire.host_port import join_host_port
 from serfmp.wire.snapshot import (
     LEAVE,
     alive_line,
@@ -76,5 +77,4 @@ class Persisting:
 
 
 def _alive(row: SavedMember) -> str:
-    host = to_text(row.address)
-    return alive_line(row.name, f"[{host}]:{row.port}" if ":" in host else f"{host}:{row.port}")
+    return alive_line(row.name, join_host_port(to_text(row.address), row.port))

@@ -18,7 +18,7 @@ from typing import Final
 from serfmp.detector.effects import Record
 from serfmp.detector.records import RecordKind, SavedQuestion
 from serfmp.detector.serf.answering import Answering
-from serfmp.detector.serf.asking import ACK, INTERNAL
+from serfmp.detector.serf.asking import ACK
 from serfmp.detector.serf.clock import LamportClock
 from serfmp.detector.serf.internal import InternalQueries
 from serfmp.detector.serf.outbox import Outbox
@@ -27,12 +27,13 @@ from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.gossip import Gossip
 from serfmp.detector.swim.queue import TransmitQueue
 from serfmp.detector.swim.timers import Timer
+from serfmp.wire.internal_queries import INTERNAL
 from serfmp.wire.messages import User, encode
 from serfmp.wire.serf_messages import Query
 
 NO_BROADCAST: Final = 2
 """Flag of a query that is not to be gossiped (spec serf.md 3)."""
-KEY_QUERIES: Final = frozenset({"_serf_install-key", "_serf_use-key", "_serf_remove-key", "_serf_list-keys"})
+KEY_QUERIES: Final = frozenset(INTERNAL + name for name in ("install-key", "use-key", "remove-key", "list-keys"))
 """Queries whose empty payload kills peers (spec wire.md 12.7)."""
 
 

@@ -25,6 +25,7 @@ from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.swim import Swim
 from serfmp.detector.swim.timers import Ticker
 from serfmp.wire.address import to_text
+from serfmp.wire.host_port import join_host_port
 
 SEEDS: Final = 64
 """Addresses of lost members that are tried again. Ours."""
@@ -89,7 +90,7 @@ class Reaping:
             return
         row = context.rng.choice(failed)
         endpoint = to_text(row.address), row.port
-        context.log("INFO", "serf", f"attempting reconnect to {row.name} {_shown(endpoint)}")
+        context.log("INFO", "serf", f"attempting reconnect to {row.name} {join_host_port(*endpoint)}")
         self._swim.push_pull.exchange(endpoint, lambda _error: None, join=True)
 
     def _heal(self) -> None:
@@ -121,9 +122,4 @@ class Reaping:
 
 
 def _address(row: MemberRow) -> str:
-    return _shown((to_text(row.address), row.port))
-
-
-def _shown(endpoint: tuple[str, int]) -> str:
-    host, port = endpoint
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_host_port(to_text(row.address), row.port)

@@ -15,6 +15,7 @@ from typing import Final
 
 from serfmp.detector.effects import Answer, RequestId
 from serfmp.detector.serf.layer import Serf
+from serfmp.detector.serf.spreading import answer_when_spread
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.swim import Swim
 from serfmp.wire.serf_messages import LeaveIntent
@@ -44,20 +45,7 @@ class Removal:
         if not somebody:
             context.effects.append(Answer(id, None))
             return
-        waiting = [id]
-
-        def ended(error: str) -> None:
-            if waiting:
-                limit.cancel()
-                context.effects.append(Answer(waiting.pop(), None, error))
-
-        limit = context.after(context.config.broadcast_timeout, lambda: ended(TIMED_OUT))
-
-        def spread() -> None:
-            # The queue calls from within its own work: the answer is given outside of it.
-            context.after(0.0, lambda: ended(""))
-
-        message = serf.broadcast_leave(intent, spread)
+        message = serf.broadcast_leave(intent, answer_when_spread(context, id, TIMED_OUT))
         target = self._swim.table.get(node)
         if target is not None and not target.gone and node != context.config.node:
             self._swim.gossip.direct(target.endpoint, message)

@@ -12,6 +12,7 @@ from typing import Final
 
 from serfmp.detector.effects import Answer, RequestId
 from serfmp.detector.serf.layer import Serf
+from serfmp.detector.serf.spreading import answer_when_spread
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.swim import Swim
 from serfmp.errors import UserError
@@ -43,20 +44,8 @@ class Tagging:
         if tags == present:
             context.effects.append(Answer(id, None))
             return
-        waiting = [id]
-
-        def ended(error: str) -> None:
-            if waiting:
-                limit.cancel()
-                context.effects.append(Answer(waiting.pop(), None, error))
-
-        limit = context.after(context.config.broadcast_timeout, lambda: ended(TIMED_OUT))
-        somebody = self._serf.members.others_alive()
-
-        def spread() -> None:
-            # The queue calls from within its own work: the answer is given outside of it.
-            context.after(0.0, lambda: ended(""))
-
-        self._swim.membership.change_meta(meta, spread)
-        if not somebody:
-            ended("")
+        if self._serf.members.others_alive():
+            self._swim.membership.change_meta(meta, answer_when_spread(context, id, TIMED_OUT))
+        else:
+            self._swim.membership.change_meta(meta)
+            context.effects.append(Answer(id, None))

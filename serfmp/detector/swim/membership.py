@@ -86,7 +86,7 @@ class Membership:
         alive = Alive(self.incarnation, self._own, config.address, config.port, self.meta, config.versions)
         self.alive(alive, bootstrap=True, finished=finished)
 
-    def change_meta(self, meta: bytes, finished: Callable[[], None]) -> None:
+    def change_meta(self, meta: bytes, finished: Callable[[], None] | None = None) -> None:
         """Tell the cluster of new tags, with a new incarnation. `finished`: told when that was sent often enough."""
         self.meta = meta
         self.announce(finished)

@@ -1,0 +1,265 @@
+"""The agent's configuration from its flags and files (spec agent.md 1.2, 1.5, 1.6).
+
+Rules: `gather` merges flags and files, `make_config` checks and turns the result into one `AgentConfig`, `with_keyring`
+adds the keys of the keyring file, `check` refuses what would fail later. Each raises one `UserError`; what is wrong is
+found in the order of the spec. Defaults are those of `AgentConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from serfmp.agent.config import DEFAULT_PORT, AgentConfig
+from serfmp.agent.files import WITHOUT_EFFECT, Settings, read_sources
+from serfmp.agent.keys import decode_key, read_keyring_file
+from serfmp.cli.flags import parse_tag
+from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
+from serfmp.durations import parse_duration
+from serfmp.errors import UserError
+from serfmp.events.specs import parse_handlers
+from serfmp.wire.crypto import Keyring
+from serfmp.wire.packet import PacketFormat
+from serfmp.wire.tags import encode_tags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
+PROFILES: Final = ("lan", "wan", "local")
+START_METHODS: Final = ("fork", "exec")
+DEFAULT: Final = AgentConfig("")
+"""Where the defaults stand."""
+BROADCAST_TIMEOUT_MIN_S: Final = 1.0
+SCRIPT_GRACE_MAX_S: Final = 3600.0
+RETRY_MIN_S: Final = 1.0
+USER_EVENT_SIZE_CAP: Final = 9216
+WORKERS_MAX: Final = 64
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+_AS_IT_STANDS: Final = {
+    "disable_coordinates": "disable_coordinates",
+    "enable_compression": "compression",
+    "heal_interval": "heal_interval",
+    "keyring_file": "keyring_file",
+    "leave_on_terminate": "leave_on_terminate",
+    "profile": "profile",
+    "query_response_size_limit": "query_response_size_limit",
+    "query_size_limit": "query_size_limit",
+    "reconnect_interval": "reconnect_interval",
+    "reconnect_timeout": "reconnect_timeout",
+    "rejoin_after_leave": "rejoin_after_leave",
+    "replay_on_join": "replay",
+    "rpc_addr": "rpc_address",
+    "rpc_auth": "rpc_auth",
+    "runtime_dir": "runtime_directory",
+    "script_grace": "script_grace",
+    "skip_leave_on_interrupt": "skip_leave_on_interrupt",
+    "snapshot_path": "snapshot_path",
+    "start_method": "start_method",
+    "tombstone_timeout": "tombstone_timeout",
+    "user_event_size_limit": "user_event_size_limit",
+}
+"""Settings that are fields of the configuration under these names; where one is not given the field's default holds."""
+
+
+def gather(values: dict[str, Any]) -> Settings:
+    """Files and flags, merged, with the origin of each value. Raises `UserError`."""
+    flags = {
+        "advertise": values["advertise"],
+        "bind": values["bind"],
+        "broadcast_timeout": values["broadcast_timeout"] and _broadcast_timeout(values["broadcast_timeout"]),
+        "encrypt_key": values["encrypt"],
+        "event_handlers": list(values["event_handler"]),
+        "keyring_file": values["keyring_file"],
+        "label": values["label"],
+        "log_level": values["log_level"],
+        "node_name": values["node"],
+        "profile": values["profile"],
+        "replay_on_join": values["replay"],
+        "retry_interval": values["retry_interval"] and _duration(values["retry_interval"]),
+        "retry_join": list(values["retry_join"]),
+        "retry_max_attempts": values["retry_max"],
+        "rejoin_after_leave": values["rejoin"],
+        "role": values["role"],
+        "rpc_addr": values["rpc_addr"],
+        "runtime_dir": values["runtime_dir"],
+        "snapshot_path": values["snapshot"],
+        "start_join": list(values["join"]),
+        "start_method": values["start_method"],
+        "tags": _tags(values["tag"]),
+    }
+    if values["disable_compression"]:
+        flags["enable_compression"] = False
+    if values["workers"] is not None:
+        flags["workers"] = _workers(values["workers"])
+    if values["script_grace"]:
+        flags["script_grace"] = _script_grace(values["script_grace"])
+    settings = read_sources(values["config_file"])
+    settings.merge("flag", flags)
+    if values["script_grace"]:  # zero is a value, too
+        settings.values["script_grace"] = flags["script_grace"]
+    return settings
+
+
+def make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig:
+    """The configuration that these settings mean. Raises `UserError`. `warn` gets what is odd about them."""
+    get = settings.get
+    node = _node(get("node_name", ""))
+    handlers = tuple(get("event_handlers", ()))
+    parse_handlers(handlers)
+    tags = dict(get("tags", {}))
+    if get("role"):
+        warn("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
+        tags["role"] = get("role")
+    retry_interval = get("retry_interval", DEFAULT.retry_interval)
+    if retry_interval < RETRY_MIN_S:
+        warn("==> Warning: 'RetryInterval' is too low. Setting to 1s")
+        retry_interval = RETRY_MIN_S
+    broadcast_timeout = get("broadcast_timeout", DEFAULT.broadcast_timeout)
+    if broadcast_timeout < BROADCAST_TIMEOUT_MIN_S:
+        warn("==> Warning: 'BroadcastTimeout' is too low. Setting to 1s")
+        broadcast_timeout = BROADCAST_TIMEOUT_MIN_S
+    if get("rejoin_after_leave") and not get("snapshot_path"):
+        warn("==> Warning: 'RejoinAfterLeave' enabled without snapshot file")
+    for key in WITHOUT_EFFECT:
+        if get(key):
+            warn(f"==> Warning: '{key}' ({settings.origins[key]}) has no effect in this version")
+    level = _log_level(get("log_level", ""))
+    bind_host, bind_port = _address(get("bind", DEFAULT.bind_host), DEFAULT_PORT, "bind")
+    advertise = get("advertise", "")
+    advertise_host, advertise_port = _address(advertise, 0, "advertise") if advertise else ("", 0)
+    profile = get("profile", DEFAULT.profile)
+    if profile not in PROFILES:
+        raise UserError(f"Unknown profile: {profile}")
+    method = get("start_method", DEFAULT.start_method)
+    if method not in START_METHODS:
+        raise UserError(f"Invalid start method: {method}. Valid start methods are: [{' '.join(START_METHODS)}]")
+    given = {field: settings.values[key] for key, field in _AS_IT_STANDS.items() if key in settings.values}
+    return AgentConfig(
+        node=node,
+        bind_host=bind_host,
+        bind_port=bind_port,
+        advertise_host=advertise_host,
+        advertise_port=advertise_port,
+        encrypt_key=_encrypt_key(get("encrypt_key", "")),
+        label=_label(get("label", "")),
+        start_join=tuple(get("start_join", ())),
+        retry_join=tuple(get("retry_join", ())),
+        retry_interval=retry_interval,
+        retry_max_attempts=max(0, get("retry_max_attempts", 0)),
+        handlers=handlers,
+        tags=tags,
+        log_level=level,
+        workers=_workers(get("workers", DEFAULT.workers)),
+        broadcast_timeout=broadcast_timeout,
+        resolve_name_conflicts=not get("disable_name_resolution", False),
+        **given,
+    )
+
+
+def with_keyring(config: AgentConfig) -> AgentConfig:
+    """The configuration with the keys of its keyring file."""
+    if not config.keyring_file:
+        return config
+    if config.encrypt_key:
+        raise UserError("Encryption key not allowed while using a keyring")
+    return dataclasses.replace(config, keyring=read_keyring_file(config.keyring_file))
+
+
+def check(config: AgentConfig) -> None:
+    """Refuse what could not be gossiped. Raises `UserError`."""
+    encode_tags(config.tags)
+    try:
+        Keyring((config.encrypt_key,) if config.encrypt_key else ())
+    except UserError as error:
+        raise UserError(f"Failed to create memberlist: {error}") from None
+    if config.user_event_size_limit > USER_EVENT_SIZE_CAP:
+        raise UserError(f"user event size limit exceeds limit of {USER_EVENT_SIZE_CAP} bytes")
+
+
+def _workers(number: int) -> int:
+    if not 1 <= number <= WORKERS_MAX:
+        raise UserError(f"Invalid number of workers: {number}. It must be in range: [1, {WORKERS_MAX}]")
+    return number
+
+
+def _tags(texts: tuple[str, ...]) -> dict[str, str]:
+    try:
+        return dict(parse_tag(text) for text in texts)
+    except UserError as error:
+        raise UserError(f"Error: {error}") from None
+
+
+def _encrypt_key(text: str) -> bytes:
+    try:
+        return decode_key(text)
+    except UserError as error:
+        raise UserError(f"Invalid encryption key: {error}") from None
+
+
+def _label(label: str) -> str:
+    try:
+        PacketFormat(label=label)
+    except UserError as error:
+        raise UserError(f"Invalid label: {error}") from None
+    return label
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except UserError as error:
+        raise UserError(f"Error: {error}") from None
+
+
+def _broadcast_timeout(text: str) -> float:
+    if not text:
+        return DEFAULT.broadcast_timeout
+    try:
+        return parse_duration(text) or DEFAULT.broadcast_timeout
+    except UserError as error:
+        raise UserError(f"Error: {error}") from None
+
+
+def _script_grace(text: str) -> float:
+    if not text:
+        return DEFAULT.script_grace
+    try:
+        seconds = parse_duration(text)
+    except UserError as error:
+        raise UserError(f"Invalid script grace: {error}") from None
+    if not 0 <= seconds <= SCRIPT_GRACE_MAX_S:
+        raise UserError(f"Invalid script grace: {text}. It must be in range: [0s, {SCRIPT_GRACE_MAX_S:.0f}s]")
+    return seconds
+
+
+def _node(name: str) -> str:
+    if not name:
+        name = socket.gethostname()
+    if _CONTROL.search(name):
+        raise UserError(f"Invalid node name: {name!r} holds control characters; name the node with -node")
+    return name
+
+
+def _log_level(text: str) -> str:
+    level = text.upper() or "INFO"
+    if level not in LEVELS:
+        raise UserError(f"Invalid log level: {level}. Valid log levels are: [{' '.join(LEVELS)}]")
+    return level
+
+
+def _address(text: str, default_port: int, what: str) -> tuple[str, int]:
+    """Host and port; names are resolved. Without a port the default one."""
+    try:
+        try:
+            host, port_text = split_host_port(text)
+            port = port_number(port_text)
+        except MissingPortError:
+            host, port = text.removeprefix("[").removesuffix("]"), default_port
+        return (resolve_host(host) if host else DEFAULT.bind_host), port
+    except UserError as error:
+        raise UserError(f"Invalid {what} address: {error}") from None
