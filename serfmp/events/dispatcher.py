@@ -9,7 +9,7 @@ Rules:
   its successor; one that had ended has ended; one that ran is cut short, which is logged and counted, and by
   `RERUN_CUT_SHORT` not run again, since half of it may have been done.
 * The output of a script that ends well answers the query that it ran for. Scripts that fail are tried again as their
-  handler says.
+  handler says, not before their pause is over, whoever is the dispatcher then.
 * A change of the configuration concerns the events that follow: what waits runs as it was configured when its event
   came.
 * One process logs what scripts did, so that the log tells it in the order in which it happened.
@@ -144,16 +144,25 @@ class Dispatcher:
 
     def _take_up(self) -> None:
         """Go on with what an earlier dispatcher left in the ledger."""
+        now = self._child.loop.clock()
         # One that is tried again has a late number, but the place of its event.
         debts = sorted(self._ledger.debts.values(), key=lambda debt: (debt.invocation.sequence, debt.invocation.number))
         for debt in debts:
             if debt.sent:
                 self._lanes.adopt(debt.invocation, debt.spec.queue)
+            elif debt.rests_until > now:
+                self._rest_on(debt, debt.rests_until - now)
         for debt in debts:
-            if not debt.sent:
+            if not debt.sent and debt.rests_until <= now:
                 self._drop(self._lanes.push(debt.invocation, debt.spec.queue))
         for worker in range(self._child.config.workers):
             self.on_worker_gone(worker, self._pool.generation(worker))
+
+    def _rest_on(self, debt: Debt, pause: float) -> None:
+        number = debt.invocation.number
+        self._lanes.adopt(debt.invocation, debt.spec.queue)
+        self._lanes.rest(number)
+        self._child.loop.call_later(pause, lambda: self._lanes.put_back(number))
 
     def _pump(self) -> None:
         """Once a turn: tell the workers whose ends are recorded, and send what may start."""
@@ -246,7 +255,7 @@ class Dispatcher:
         pause = min(policy.backoff * 2**invocation.attempt, BACKOFF_LIMIT)
         if 0.0 < invocation.deadline < self._child.loop.clock() + pause:
             return False
-        again = self._ledger.retried(invocation.number)
+        again = self._ledger.retried(invocation.number, self._child.loop.clock() + pause)
         self._lanes.rest(invocation.number)
         self._child.loop.call_later(pause, lambda: self._lanes.put_back(invocation.number, again))
         self.counters["serfmp.events.retried"] += 1

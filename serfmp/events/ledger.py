@@ -10,7 +10,8 @@ Rules:
   known, before the worker is told to forget it.
 * Numbers of invocations rise for the life of the agent and are never used again: workers know them by number.
 
-Records: `handler`, `event` (last sequence, next number), `queued`, `sent`, `returned`, `grown`, `retried`, `finished`.
+Records: `handler`, `event` (last sequence, next number), `queued`, `sent`, `returned`, `grown`, `retried`, `rests`,
+`finished`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Debt:
     """Index of the worker that it was sent to; -1: it waits."""
     generation: int = 0
     """Of that worker."""
+    rests_until: float = 0.0
+    """It is tried again, not before this time of the monotonic clock, in seconds; 0: it does not rest."""
 
     @property
     def sent(self) -> bool:
@@ -74,6 +77,7 @@ class Ledger:
             "returned": self._apply_returned,
             "grown": self._apply_grown,
             "retried": self._apply_retried,
+            "rests": self._apply_rests,
             "finished": self._apply_finished,
         }
         for kind, *fields in journal.replay():
@@ -139,11 +143,12 @@ class Ledger:
         self._apply_finished(by)
         return self.debts[number].invocation
 
-    def retried(self, number: int) -> Invocation:
-        """An invocation has failed and waits to be tried again, under a new number. Returns it as it is now."""
+    def retried(self, number: int, until: float) -> Invocation:
+        """An invocation has failed and rests until it is tried again, under a new number. Returns it as it is now."""
         again = self._next
-        self._write([("retried", number, again)])
+        self._write([("retried", number, again), ("rests", again, until)])
         self._apply_retried(number, again)
+        self._apply_rests(again, until)
         return self.debts[again].invocation
 
     def finished(self, numbers: list[int]) -> None:
@@ -174,6 +179,8 @@ class Ledger:
                 written[name] = debt.spec
                 yield "handler", name, debt.spec.to_plain()
             yield _queued(debt.invocation)
+            if debt.rests_until:
+                yield "rests", number, debt.rests_until
             if debt.sent:
                 yield "sent", number, debt.worker, debt.generation
         for name, spec in self._specs.items():
@@ -216,6 +223,9 @@ class Ledger:
         old = debt.invocation
         self.debts[again] = Debt(replace(old, number=again, attempt=old.attempt + 1), debt.spec)
         self._next = again + 1
+
+    def _apply_rests(self, number: int, until: float) -> None:
+        self.debts[number].rests_until = until
 
     def _apply_finished(self, number: int) -> None:
         del self.debts[number]

@@ -107,7 +107,7 @@ def test_at_any_moment_a_successor_reads_what_the_writer_knew(steps: list[tuple[
                     case "returned":
                         ledger.returned([number])
                     case "retried":
-                        ledger.retried(number)
+                        ledger.retried(number, float(choice % 5))
                     case "grown" if len(ledger.debts) > 1 and number != list(ledger.debts)[-1]:
                         ledger.grown(number, list(ledger.debts)[-1], b"more")
                     case "finished":
@@ -140,8 +140,8 @@ def test_one_that_is_tried_again_has_a_new_number_and_knows_how_often(descriptor
     ledger = Ledger(Journal(descriptor))
     (debt,) = ledger.event(user(1), "user", given_input(), SPECS[:1], deadline=7.5, query=(3, 4))
     ledger.sent([(debt.invocation, 1, 1)])
-    again = ledger.retried(debt.invocation.number)
+    again = ledger.retried(debt.invocation.number, 7.5)
     assert (again.number, again.attempt) == (debt.invocation.number + 1, 1)
     (found,) = Ledger(Journal(descriptor)).debts.values()
-    assert (found.invocation, found.sent) == (again, False)
+    assert (found.invocation, found.sent, found.rests_until) == (again, False, 7.5)
     assert (found.invocation.deadline, found.invocation.query) == (7.5, (3, 4))
