@@ -8,6 +8,7 @@ from typing import Any
 from serfmp.detector.config import CoreConfig
 from serfmp.detector.core import Core
 from serfmp.detector.effects import (
+    Answer,
     Effect,
     Endpoint,
     Event,
@@ -21,7 +22,7 @@ from serfmp.detector.effects import (
 from serfmp.detector.records import Recovered
 from serfmp.detector.swim.table import NodeRecord
 from serfmp.wire.messages import Alive, Dead, Message, Suspect, User, decode_packet_message
-from serfmp.wire.serf_messages import SerfMessage, encode_serf
+from serfmp.wire.serf_messages import QueryResponse, SerfMessage, encode_serf
 
 VERSIONS = bytes((1, 5, 2, 2, 5, 5))
 OWN = "own"
@@ -85,6 +86,11 @@ class Rig:
             self.core.advance(self.now, self.now)
         self.now = end
 
+    def answer_query(self, sender: str, payload: bytes, flags: int = 0) -> None:
+        """An answer to the query that the core sent last."""
+        ltime, query_id = self.running_query()
+        self.serf(QueryResponse(ltime, query_id, sender, flags, payload))
+
     # --- output -------------------------------------------------------------------------------------------------------
 
     def take(self) -> list[Effect]:
@@ -113,6 +119,14 @@ class Rig:
             for event in self.events()
             if isinstance(event, MemberEvent) and any(member.name == name for member in event.members)
         ]
+
+    def answers(self) -> list[Answer]:
+        """Answers to requests since the last look."""
+        return [effect for effect in self.take() if isinstance(effect, Answer)]
+
+    def running_query(self) -> tuple[int, int]:
+        """Lamport time and ID of the query that was sent last and still runs."""
+        return list(self.core._serf.asking._running)[-1]
 
     def queued(self) -> list[Message]:
         """What waits in the membership queue, in order, without touching it."""
