@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -117,3 +118,14 @@ def test_a_real_agent_sees_the_change_of_tags(launch: Launcher) -> None:
     one.client().tags({"v": "2"}, ["role"])
     eventually(lambda: two.members()["one"].tags == {"v": "2"}, DEADLINE_S, "the real agent has heard")
     two.wait_log("EventMemberUpdate: one", DEADLINE_S)
+
+
+def test_the_keys_of_a_keyring_file_are_no_change(launch: Launcher, tmp_path: Path) -> None:
+    file, ring = tmp_path / "c.json", tmp_path / "ring.json"
+    ring.write_text(json.dumps([base64.b64encode(bytes(32)).decode()]))
+    write(file, keyring_file=str(ring), log_level="info")
+    agent = launch.serfmp("one", extra=[f"-config-file={file}"], log_level="")
+    reload(agent, "==> Reloaded: nothing has changed")
+    write(file, keyring_file=str(ring), log_level="debug")
+    reload(agent, "==> Reloaded: log_level: INFO → DEBUG")
+    assert "needs a restart" not in agent.log()

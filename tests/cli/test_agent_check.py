@@ -1,0 +1,41 @@
+"""`serfmp agent -check`: what an agent would run with, where it comes from, and what is odd about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serfmp.cli.main import main
+
+
+def test_json_is_json_and_what_is_odd_stands_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.json"
+    file.write_text('{"role": "web", "syslog_facility": "LOCAL1", "rpc_auth": "sekrit", "node_name": "n"}')
+    arguments = ["agent", f"-config-file={file}", "-bind=127.0.0.1", "-check"]
+    assert main([*arguments, "-format=json"]) == 0
+    shown = capsys.readouterr()
+    values = json.loads(shown.out)
+    assert values["role"] == {"value": "web", "origin": str(file)}
+    assert values["bind"] == {"value": "127.0.0.1", "origin": "flag"}
+    assert values["rpc_auth"] == {"value": "(secret)", "origin": str(file)}
+    assert values["workers"] == {"value": None, "origin": "default"}
+    warnings = [
+        "==> Deprecation warning: 'Role' has been replaced with 'Tags'",
+        f"==> Warning: 'syslog_facility' ({file}) has no effect in this version",
+    ]
+    assert shown.err.splitlines() == warnings
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[:2] == warnings
+    assert "sekrit" not in shown.out
+    assert shown.err == ""
+
+
+def test_what_is_wrong_is_told_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "ring.json"
+    assert main(["agent", "-node=n", "-bind=127.0.0.1", f"-keyring-file={missing}", "-check", "-format=json"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("==> ")
+    assert str(missing) in out
