@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_RPC_ADDRESS
 from serfmp.agent.files import KEYS, SECRETS
-from serfmp.cli.agent_config import check, gather, make_config, with_keyring
+from serfmp.cli.agent_config import check, gather, in_effect, make_config, with_keyring
 from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag
 from serfmp.cli.output import complain, go_json, say, table, visible
 from serfmp.errors import UserError
@@ -192,8 +192,9 @@ def _check(values: dict[str, Any]) -> int:
         say(f"==> {error}")
         return 1
     rows = []
+    defaults = in_effect(config)
     for key in sorted(KEYS):
-        value = settings.get(key)
+        value = settings.get(key, defaults.get(key))
         shown = "(secret)" if key in SECRETS and value else value
         rows.append((key, shown, settings.origins.get(key, "default")))
     if values["format"] == "json":

@@ -21,6 +21,7 @@ from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
 from serfmp.wire.crypto import Keyring
+from serfmp.wire.host_port import join_host_port
 from serfmp.wire.packet import PacketFormat
 from serfmp.wire.tags import encode_tags
 
@@ -64,6 +65,17 @@ _AS_IT_STANDS: Final = {
     "user_event_size_limit": "user_event_size_limit",
 }
 """Settings that are fields of the configuration under these names; where one is not given the field's default holds."""
+
+_CHECKED: Final = {
+    "broadcast_timeout": "broadcast_timeout",
+    "label": "label",
+    "log_level": "log_level",
+    "node_name": "node",
+    "retry_interval": "retry_interval",
+    "retry_max_attempts": "retry_max_attempts",
+    "workers": "workers",
+}
+"""Further ones, whose values are checked or changed on the way."""
 
 
 def gather(values: dict[str, Any]) -> Settings:
@@ -159,6 +171,13 @@ def make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig:
         resolve_name_conflicts=not get("disable_name_resolution", False),
         **given,
     )
+
+
+def in_effect(config: AgentConfig) -> dict[str, Any]:
+    """What the settings are that were not given, by their keys; those that have no default are not there."""
+    values = {key: getattr(config, field) for key, field in (_AS_IT_STANDS | _CHECKED).items()}
+    bind = join_host_port(config.bind_host, config.bind_port)
+    return {key: value for key, value in {**values, "bind": bind}.items() if value != ""}
 
 
 def with_keyring(config: AgentConfig) -> AgentConfig:

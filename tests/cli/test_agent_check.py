@@ -20,7 +20,9 @@ def test_json_is_json_and_what_is_odd_stands_beside_it(tmp_path: Path, capsys: p
     assert values["role"] == {"value": "web", "origin": str(file)}
     assert values["bind"] == {"value": "127.0.0.1", "origin": "flag"}
     assert values["rpc_auth"] == {"value": "(secret)", "origin": str(file)}
-    assert values["workers"] == {"value": None, "origin": "default"}
+    assert values["workers"] == {"value": 2, "origin": "default"}
+    assert values["reconnect_timeout"] == {"value": 86400.0, "origin": "default"}
+    assert values["snapshot_path"] == {"value": None, "origin": "default"}
     warnings = [
         "==> Deprecation warning: 'Role' has been replaced with 'Tags'",
         f"==> Warning: 'syslog_facility' ({file}) has no effect in this version",
