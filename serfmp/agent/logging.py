@@ -1,25 +1,46 @@
-"""Log lines from a child to the supervisor, without ever waiting.
+"""Log lines: their levels and form, and their way from a child to the supervisor, without ever waiting.
 
-Rules: a line is one message on a SEQPACKET socketpair, so that the last lines of a crashing child are whole and survive
-it. A full socket drops the line; how many were lost is told by the next line that gets through. Only the supervisor
-writes to the terminal.
+Rules:
+
+* A line is one message on a SEQPACKET socketpair, so that the last lines of a crashing child are whole and survive it.
+  A full socket drops the line; how many were lost is told by the next line that gets through.
+* Lines from DEBUG up are sent whatever the agent's level is: monitors want them (spec agent.md 2.3). Those that only
+  monitors want leave half of the socket's room to the others, and are dropped without a word beyond that.
+* Only the supervisor writes the log anywhere.
 """
 
 from __future__ import annotations
 
+import fcntl
+import socket
+import struct
+import termios
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgpack
 
-if TYPE_CHECKING:
-    import socket
+from serfmp.bus.frames import LogLine
 
 LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
 """Serf's log levels, lowest first (spec agent.md 2.3)."""
 
 LINE_LIMIT: Final = 12 * 1024
 """Characters of a line, above the 8 KiB of output kept of a script; longer ones are cut, and say so."""
+
+
+RING_LEVEL: Final = "DEBUG"
+"""Lowest level of lines that reach the supervisor at any level of the agent."""
+
+
+LINE_BYTES: Final = 4 * LINE_LIMIT + 1024
+"""Bytes of a line on a socket, at most."""
+
+
+def format_line(line: LogLine) -> str:
+    """A line as people and monitors see it: local time in whole seconds, level, component, text (spec agent.md 2.3)."""
+    stamp = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(line.at))
+    return f"{stamp} [{line.level}] {line.component}: {line.text.removesuffix(chr(10))}"
 
 
 def level_number(level: str) -> int:
@@ -34,22 +55,31 @@ class ChildLog:
         self._sock = sock
         sock.setblocking(False)
         self._process = process
-        self._threshold = level_number(level)
+        self._room = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+        self._threshold = self._lowest = 0
+        self.set_level(level)
         self.dropped = 0
         """Lines lost because the supervisor did not read fast enough."""
+        self.dropped_for_monitors = 0
+        """The same, of lines below the agent's level."""
         self._untold = 0
 
     def set_level(self, level: str) -> None:
-        """From now on only lines of this level and above are sent."""
+        """The agent has this level from now on."""
         self._threshold = level_number(level)
+        self._lowest = min(self._threshold, level_number(RING_LEVEL))
 
     def enabled(self, level: str) -> bool:
         """Whether a line of this level would be sent: ask before building a costly text."""
-        return level_number(level) >= self._threshold
+        return level_number(level) >= self._lowest
 
     def write(self, level: str, component: str, text: str) -> None:
         """Send one line. `component` is Serf's name of the part that speaks (`agent`, `serf`, `memberlist`)."""
-        if level_number(level) < self._threshold:
+        rank = level_number(level)
+        if rank < self._lowest:
+            return
+        if rank < self._threshold and self._waiting() > self._room:
+            self.dropped_for_monitors += 1
             return
         if self._untold and self._send("WARN", "agent", f"{self._process}: {self._untold} log lines were dropped"):
             self._untold = 0
@@ -58,6 +88,14 @@ class ChildLog:
         if not self._send(level, component, text):
             self.dropped += 1
             self._untold += 1
+
+    def _waiting(self) -> int:
+        """Bytes of the socket's room that are taken."""
+        try:
+            (taken,) = struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4)))
+        except OSError:
+            return 0
+        return int(taken)
 
     def _send(self, level: str, component: str, text: str) -> bool:
         line = msgpack.packb([time.time(), level, component, text], unicode_errors="surrogateescape")

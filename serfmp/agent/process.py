@@ -18,7 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent import child
-from serfmp.agent.logging import LINE_LIMIT, decode_line
+from serfmp.agent.logging import LINE_BYTES, decode_line
 from serfmp.bus import frames
 from serfmp.bus.control import ControlSocket, send_blocking
 
@@ -32,8 +32,6 @@ LOG_BUFFER: Final = 256 * 1024
 
 LOG_LINES_PER_TURN: Final = 128
 """Log lines taken from one child in one turn."""
-
-_LINE_BYTES: Final = 4 * LINE_LIMIT + 1024
 
 
 class ProcessState(Enum):
@@ -159,7 +157,7 @@ class Process:
             return
         for _ in range(limit):
             try:
-                message = self._log.recv(_LINE_BYTES)
+                message = self._log.recv(LINE_BYTES)
             except BlockingIOError:
                 return
             except OSError:

@@ -29,6 +29,8 @@ import setproctitle
 
 from serfmp.agent import heartbeat, journal
 from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
+from serfmp.agent.line_feed import LineFeed
+from serfmp.agent.log_hub import LogHub
 from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
 from serfmp.agent.process import Process, ProcessState, describe_status
 from serfmp.agent.reload import Reload
@@ -115,6 +117,10 @@ class Supervisor:
         self.loop = Loop()
         self.exit_code = 1
         self._terminal = Terminal(self.loop, level=config.log_level)
+        self._hub = LogHub()
+        self._log = self._hub.say
+        self._feed = LineFeed(self.loop)
+        self._hub.takers += [self._terminal.log, self._feed.add]
         self._reload = Reload(self.loop, reread or (lambda: config), config, self._adopt, self._terminal.output)
         self._processes: list[Process] = []
         self._runtime: RuntimeDirectory | None = None
@@ -160,7 +166,7 @@ class Supervisor:
         owned: list[tuple[str, int, dict[str, int]]] = [
             ("gossip", 0, {"udp": gossip.udp.fileno(), "tcp": gossip.tcp.fileno()}),
             ("detector", 0, {"journal": self._journals["detector"]}),
-            ("rpc", 0, {"rpc": rpc.fileno()}),
+            ("rpc", 0, {"rpc": rpc.fileno(), "feed": self._feed.reader.fileno()}),
             ("dispatcher", 0, {"ledger": self._journals["dispatcher"]}),
             *(("worker", index, {}) for index in range(self.config.workers)),
         ]
@@ -235,7 +241,9 @@ class Supervisor:
                 recover=recover,
             )
 
-        process.start(self.loop, self.config.start_method, frame, self._on_frame, self._terminal.log, self._on_end)
+        if process.role == "rpc":
+            self._feed.begin(self._hub.ring)
+        process.start(self.loop, self.config.start_method, frame, self._on_frame, self._hub.add, self._on_end)
         told = frames.Generations({process.name: process.generation})
         for other in self._processes:
             if other is not process:
@@ -511,9 +519,6 @@ class Supervisor:
             self._leave()
         else:
             self._stop()
-
-    def _log(self, level: str, component: str, text: str) -> None:
-        self._terminal.log(time.time(), level, component, text)
 
 
 def _already_answered(_value: Any, _error: str) -> None:

@@ -3,8 +3,8 @@
 Rules: a chunk is written only when the descriptor takes it at once (`poll`, and no more than PIPE_BUF bytes, which a
 writable pipe takes whole); the descriptor is not made non-blocking, because it may be shared with the shell. What does
 not fit waits up to a bound; beyond it log lines are dropped and counted, and the next line that gets through says how
-many. Log lines are held back until the banner is out (spec agent.md 2.1); when the start fails they go to standard
-error, because then they are the explanation.
+many. Log lines, which come from the log hub, are held back until the banner is out (spec agent.md 2.1); when the start
+fails they go to standard error, because then they are the explanation.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from serfmp.agent.logging import level_number
+from serfmp.agent.logging import format_line, level_number
 from serfmp.bus.loop import WRITE
 
 if TYPE_CHECKING:
+    from serfmp.bus.frames import LogLine
     from serfmp.bus.loop import Loop
 
 WAITING_LIMIT: Final = 1024 * 1024
 """Bytes that wait for a slow terminal or pipe."""
-
-RING_LINES: Final = 512
-"""Log lines kept for monitors (spec agent.md 2.3)."""
 
 HELD_LIMIT: Final = 4096
 """Lines held back before the banner is out."""
@@ -46,8 +44,6 @@ class Terminal:
         self._waiting = bytearray()
         self._watching = False
         self._held: deque[str] | None = deque(maxlen=HELD_LIMIT)
-        self.ring: deque[str] = deque(maxlen=RING_LINES)
-        """The last lines of all levels that reached the supervisor."""
         self.dropped = 0
         """Log lines lost because the reader of standard output was too slow."""
         self._untold = 0
@@ -64,17 +60,14 @@ class Terminal:
         """An indented line of the banner; an empty one stays empty."""
         self._write(f"{INDENT}{text}\n" if text else "\n")
 
-    def log(self, when: float, level: str, component: str, text: str) -> None:
-        """A log line: `when` is wall time in seconds since the epoch."""
-        stamp = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(when))
-        line = f"{stamp} [{level}] {component}: {text.removesuffix(chr(10))}"
-        self.ring.append(line)
-        if level_number(level) < self._threshold:
+    def log(self, line: LogLine) -> None:
+        """A log line; nothing if its level is too low."""
+        if level_number(line.level) < self._threshold:
             return
         if self._held is not None:
-            self._held.append(line)
+            self._held.append(format_line(line))
         else:
-            self._write_log(line)
+            self._write_log(format_line(line))
 
     def release(self) -> None:
         """The banner is out: show what was held back, and everything from now on."""

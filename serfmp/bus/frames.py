@@ -396,6 +396,21 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of the agent's log, on the feed from the supervisor to rpc.
+
+    `number` counts from 1 for the life of the agent: a gap is what got lost on the way. `at`: seconds since the epoch.
+    `level`, `component` and `text` as in spec agent.md 2.3.
+    """
+
+    number: int
+    at: float
+    level: str
+    component: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class LifecycleNotice:
     """The local node began to leave, has left, or must shut down."""
 
@@ -442,6 +457,7 @@ _FRAMES: Final[tuple[type, ...]] = (
     Inquire,
     Inquiry,
     Findings,
+    LogLine,
 )
 _KINDS: Final = {frame: number for number, frame in enumerate(_FRAMES)}
 _FIELDS: Final = {frame: tuple(field.name for field in dataclasses.fields(frame)) for frame in _FRAMES}

@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "keys": "Lists, installs, uses and removes keys of the whole cluster",
     "leave": "Makes the agent leave the cluster and end",
     "members": "Lists the members of the cluster",
+    "monitor": "Shows the agent's log and the events that reach it, as they come",
     "query": "Asks the nodes of the cluster, and shows their answers",
     "reachability": "Tests whether gossip reaches all nodes and they this one",
     "rtt": "Estimates the round trip between two nodes",

@@ -26,7 +26,7 @@ from serfmp.client.records import (
     QueryEvent,
     UserEvent,
 )
-from serfmp.client.sync import Client, Query, Stream
+from serfmp.client.sync import Client, Monitor, Query, Stream
 
 __all__ = [
     "AgentError",
@@ -45,6 +45,7 @@ __all__ = [
     "KeysError",
     "Member",
     "MemberEvent",
+    "Monitor",
     "ProtocolError",
     "Query",
     "QueryAnswer",

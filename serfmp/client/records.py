@@ -221,6 +221,11 @@ def to_event(fields: Any) -> Event:
     return MemberEvent(kind, to_members(fields))
 
 
+def to_log_line(fields: Any) -> str:
+    """A log line from its record."""
+    return field(fields, "Log", str)
+
+
 def to_answer(fields: Any) -> QueryAnswer:
     """News of a query from its record."""
     return QueryAnswer(field(fields, "Type", str), field(fields, "From", str), field(fields, "Payload", bytes))

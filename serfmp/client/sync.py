@@ -46,6 +46,7 @@ from serfmp.client.records import (
     to_handlers,
     to_history,
     to_key_result,
+    to_log_line,
     to_members,
     to_stats,
 )
@@ -79,7 +80,8 @@ class _Records(Iterator[T]):
         self._client = client
         self._sequence = sequence
         self._make = make
-        self._items: deque[T] = deque()
+        self._items: deque[tuple[int, T]] = deque()
+        """With the order of their arrival among all records of the connection."""
         self._ended = False
         self.dropped = 0
         """Records that were dropped because nobody took them."""
@@ -95,7 +97,12 @@ class _Records(Iterator[T]):
         while not self._items and not self._ended:
             if not self._client.wait_for_input(until):
                 return None
-        return self._items.popleft() if self._items else None
+        return self._items.popleft()[1] if self._items else None
+
+    @property
+    def arrival(self) -> int | None:
+        """When the next item arrived, counted over all records of the connection; None if none is there."""
+        return self._items[0][0] if self._items else None
 
     def take(self, record: Record) -> None:
         """For the client: a record came."""
@@ -104,7 +111,7 @@ class _Records(Iterator[T]):
         if len(self._items) >= QUEUE_LIMIT:
             self._items.popleft()
             self.dropped += 1
-        self._items.append(self._make(record.body))
+        self._items.append((self._client.arrived, self._make(record.body)))
 
 
 class Stream(_Records[Event]):
@@ -119,6 +126,23 @@ class Stream(_Records[Event]):
 
     def close(self) -> None:
         """Tell the agent to send no more. Events that came before can still be taken."""
+        if not self._ended:
+            self._ended = True
+            self._client.end_stream(self._sequence)
+
+
+class Monitor(_Records[str]):
+    """Lines of the agent's log. Iterating waits for the next one, for ever; `next_line` waits with a limit."""
+
+    def next_line(self, limit_s: float | None) -> str | None:
+        """The next line; None if none came within `limit_s` seconds, or the monitor was closed.
+
+        Raises `ConnectionLostError` when the agent is gone and all lines were taken.
+        """
+        return self._next(limit_s)
+
+    def close(self) -> None:
+        """Tell the agent to send no more. Lines that came before can still be taken."""
         if not self._ended:
             self._ended = True
             self._client.end_stream(self._sequence)
@@ -170,7 +194,9 @@ class Client:
         self._conversation = Conversation()
         self._replies: dict[int, Reply] = {}
         self._waiting: set[int] = set()
-        self._streams: dict[int, Stream | Query] = {}
+        self._streams: dict[int, Stream | Monitor | Query] = {}
+        self.arrived = 0
+        """Records that have come."""
         self._lost: ClientError | None = None
         self._socket = _dial(address)
         try:
@@ -244,13 +270,31 @@ class Client:
         sequence = self._send("stream", {"Type": filters})
         # There before the answer: the first record may be in the same packet.
         stream = Stream(self, sequence, to_event)
-        self._streams[sequence] = stream
-        try:
-            self._result(sequence, "stream", self._limit_s)
-        except ClientError:
-            self._streams.pop(sequence, None)
-            raise
+        self._subscribe(sequence, "stream", stream)
         return stream
+
+    def monitor(self, level: str = "INFO") -> Monitor:
+        """The agent's log: the last lines of this level (trace, debug, info, warn, err) and above, then new ones.
+
+        A connection has one at most.
+        """
+        sequence = self._send("monitor", {"LogLevel": level})
+        monitor = Monitor(self, sequence, to_log_line)
+        self._subscribe(sequence, "monitor", monitor)
+        return monitor
+
+    def either(self, stream: Stream, monitor: Monitor) -> Iterator[Event | str]:
+        """The events and log lines of both in the order of their arrival, for ever."""
+        while True:
+            first: Stream | Monitor
+            if stream.arrival is None and monitor.arrival is None:
+                self.wait_for_input(None)
+                continue
+            if monitor.arrival is None or (stream.arrival is not None and stream.arrival < monitor.arrival):
+                first = stream
+            else:
+                first = monitor
+            yield next(first)
 
     def query(
         self,
@@ -278,12 +322,7 @@ class Client:
         }
         sequence = self._send("query", body)
         query = Query(self, sequence, to_answer)
-        self._streams[sequence] = query
-        try:
-            self._result(sequence, "query", self._limit_s)
-        except ClientError:
-            self._streams.pop(sequence, None)
-            raise
+        self._subscribe(sequence, "query", query)
         return query
 
     def tags(self, change: Mapping[str, str] | None = None, delete: Sequence[str] = ()) -> None:
@@ -364,6 +403,15 @@ class Client:
             raise AgentError(reply.error)
         return reply
 
+    def _subscribe(self, sequence: int, command: str, records: Stream | Monitor | Query) -> None:
+        """Records under this number go here, from the first one on. Raises `ClientError` if the agent refuses."""
+        self._streams[sequence] = records
+        try:
+            self._result(sequence, command, self._limit_s)
+        except ClientError:
+            self._streams.pop(sequence, None)
+            raise
+
     def _ask(self, command: str, body: Mapping[str, Any] | None, limit_s: float | None) -> Reply:
         return self._wait(self._send(command, body), command, limit_s)
 
@@ -399,6 +447,7 @@ class Client:
             if item.sequence in self._waiting:
                 self._replies[item.sequence] = item
         elif item.sequence in self._streams:
+            self.arrived += 1
             self._streams[item.sequence].take(item)
 
     def _lose(self, error: ClientError) -> None:

@@ -21,11 +21,13 @@ from serfmp.detector.effects import QueryReceived
 from serfmp.io import rpc_records
 from serfmp.io.rpc_commands import Commands
 from serfmp.io.rpc_connection import Connection
+from serfmp.io.rpc_logs import LogFeed, to_record
 from serfmp.io.rpc_replica import Replica
 from serfmp.wire.host_port import join_host_port
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child
+    from serfmp.bus.frames import LogLine
     from serfmp.detector.effects import Event
 
 CLIENT_LIMIT: Final = 1024
@@ -62,7 +64,9 @@ class Server:
         """Clients above the limit."""
         self._replica = Replica()
         self._link = DetectorLink(child, members=True, on_event=self._on_event, on_frame=self._on_frame)
-        self._commands = Commands(child, self._link, self._replica)
+        self._logs = LogFeed(self._loop, child.descriptors["feed"])
+        self._logs.on_line.append(self._on_line)
+        self._commands = Commands(child, self._link, self._replica, self._logs)
         self._listener = socket.socket(fileno=child.descriptors["rpc"])
         self._listener.setblocking(False)
         self._loop.before_wait.append(self._flush)
@@ -105,6 +109,15 @@ class Server:
                             self.dropped += 1
                             self._log("WARN", f"Dropping event to ipc.client: {client.name}")
         self._link.acknowledge(event.sequence)
+
+    def _on_line(self, line: LogLine) -> None:
+        record = b""
+        for client in self._clients:
+            monitor = client.monitor
+            if monitor is not None and monitor.wants_level(line.level):
+                record = record or to_record(line)
+                if not client.add_record(monitor, record):
+                    self._log("WARN", f"Dropping logs to ipc.client: {client.name}")
 
     # --- clients ------------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 """What the RPC commands do (spec agent.md 5.3).
 
 Rules: reads are answered from the replica at once; everything else goes to the detector and is answered when it
-answers, by this or a later generation of it, or with an error at the deadline. A command that the protocol has and this
-table has not is answered with `Unsupported command`, and the connection stays; one that the protocol does not have
-closes it.
+answers, by this or a later generation of it, or with an error at the deadline. A command that the protocol does not
+have is answered with `Unsupported command` and closes the connection.
 
 Serf's own client reads a body after an error too where the answer would have one (unless the error is `Authentication
 required`), other clients read none. So such an error's header is written twice: the one takes the second for a body
@@ -37,6 +36,7 @@ from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
 from serfmp.io import rpc_protocol as protocol
 from serfmp.io import rpc_records
+from serfmp.io.rpc_logs import LogMonitor, parse_level
 from serfmp.io.rpc_queries import SentQueries, refusal, to_request
 from serfmp.io.rpc_streams import EventStream, parse_filters
 from serfmp.wire.host_port import join_host_port
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from serfmp.bus import frames
     from serfmp.bus.consumer import DetectorLink
     from serfmp.io.rpc_connection import Connection
+    from serfmp.io.rpc_logs import LogFeed
     from serfmp.io.rpc_protocol import Request
     from serfmp.io.rpc_replica import Replica
 
@@ -77,10 +78,11 @@ Answered = Callable[[Any, str], None]
 class Commands:
     """Carries out requests of any connection."""
 
-    def __init__(self, child: Child, link: DetectorLink, replica: Replica) -> None:
+    def __init__(self, child: Child, link: DetectorLink, replica: Replica, logs: LogFeed) -> None:
         self._child = child
         self._link = link
         self._replica = replica
+        self._logs = logs
         self._auth = child.config.rpc_auth.encode("utf-8", "surrogateescape")
         self._sent = SentQueries(child.loop, self._record_dropped)
         self.under_way = 0
@@ -95,6 +97,7 @@ class Commands:
             "leave": self._leave,
             "force-leave": self._force_leave,
             "stream": self._stream,
+            "monitor": self._monitor,
             "stop": self._stop,
             "stats": self._stats,
             "query": self._query,
@@ -118,10 +121,8 @@ class Commands:
             connection.answer(request, "Authentication required")
         elif not request.known:
             self._refuse(connection, request, "Unsupported command", f"command '{request.command}' not recognized")
-        elif request.command in self._table:
-            self._table[request.command](connection, request)
         else:
-            self._fail(connection, request, "Unsupported command")
+            self._table[request.command](connection, request)
 
     # --- the connection itself ----------------------------------------------------------------------------------------
 
@@ -202,9 +203,23 @@ class Commands:
             connection.answer(request)
             connection.streams[request.sequence] = EventStream(request.sequence, filters)
 
+    def _monitor(self, connection: Connection, request: Request) -> None:
+        wanted = request.body.level if isinstance(request.body, protocol.Monitor) else ""
+        level = parse_level(wanted)
+        if level is None:
+            connection.answer(request, f"Unknown log level: {wanted.upper()}")
+        elif connection.monitor is not None:
+            connection.answer(request, "Monitor already exists")
+        else:
+            # After the answer, as for a stream.
+            connection.answer(request)
+            connection.monitor = LogMonitor(request.sequence, level, self._logs.ring)
+
     def _stop(self, connection: Connection, request: Request) -> None:
         if isinstance(request.body, protocol.Stop):
             connection.streams.pop(request.body.stop, None)
+            if connection.monitor is not None and connection.monitor.sequence == request.body.stop:
+                connection.monitor = None
         connection.answer(request)
 
     # --- what the detector does ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from serfmp.bus.loop import ERROR, READ, WRITE
 from serfmp.io import rpc_records
+from serfmp.io.rpc_logs import LogMonitor
 from serfmp.io.rpc_protocol import Request, RequestReader
 from serfmp.io.rpc_queries import AnswerableQueries
 from serfmp.io.rpc_reader import MalformedError
@@ -88,6 +89,8 @@ class Connection:
         """Subscriptions to events, by the number of their requests."""
         self.queries: dict[int, EventStream] = {}
         """Records of running queries, by the number of their requests."""
+        self.monitor: LogMonitor | None = None
+        """Subscription to the log, of which there is one at most."""
         self.answerable = AnswerableQueries()
         self.open = True
         self._loop = loop
@@ -116,7 +119,10 @@ class Connection:
         return not self._busy and not self._out and not any(stream.records for stream in self._all_streams())
 
     def _all_streams(self) -> list[EventStream]:
-        return [*self.streams.values(), *self.queries.values()] if self.queries else list(self.streams.values())
+        found = [*self.streams.values(), *self.queries.values()] if self.queries else list(self.streams.values())
+        if self.monitor is not None:
+            found.append(self.monitor)
+        return found
 
     def answer(self, request: Request, error: str = "", body: bytes = b"") -> None:
         """Answer a request, and go on with the next one."""
@@ -152,10 +158,14 @@ class Connection:
             return
         self._ending = True
         self._pending.clear()
-        self.streams.clear()
-        self.queries.clear()
+        self._unsubscribe()
         self._loop.call_later(LAST_WRITE_LIMIT, self.close)
         self._mark(self)
+
+    def _unsubscribe(self) -> None:
+        self.streams.clear()
+        self.queries.clear()
+        self.monitor = None
 
     def close(self) -> None:
         """End the connection at once."""
@@ -165,8 +175,7 @@ class Connection:
             self._sock.close()
             self._out.clear()
             self._pending.clear()
-            self.streams.clear()
-            self.queries.clear()
+            self._unsubscribe()
             self._closed(self)
 
     def flush(self) -> None:
@@ -303,7 +312,8 @@ class Connection:
         waiting = next((stream for stream in self._all_streams() if stream.records), None)
         if waiting is not None:
             reason = os.strerror(error.errno or 0).lower()
-            self._log("ERR", f"Failed to stream event to ipc.client: {self.name}: {reason}")
+            what = "log" if waiting is self.monitor else "event"
+            self._log("ERR", f"Failed to stream {what} to ipc.client: {self.name}: {reason}")
         self.close()
 
     # --- interest -----------------------------------------------------------------------------------------------------

@@ -3,8 +3,7 @@
 Rules:
 
 * A request is a header and, for commands that have one, a body. Bodies are read for every command of the protocol, also
-  for those that this version does not carry out and for clients that are not authenticated, so that a connection stays
-  in step.
+  for clients that are not authenticated, so that a connection stays in step.
 * Field names are exact. Unknown fields are ignored; missing and nil ones are zero values; text may come as bytes and
   bytes as text; arrays stand for maps, in the order of the fields. Anything else is refused.
 * A header without a field has its zero value; it does not inherit the one before (a quirk of Serf).
@@ -82,8 +81,15 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Monitor:
+    """The lowest level of log lines to send, in any letter case."""
+
+    level: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
-    """Sequence number of the stream that shall end."""
+    """Sequence number of the stream or monitor that shall end."""
 
     stop: int = 0
 
@@ -141,7 +147,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """No body, or one of a command that this version does not carry out."""
+    """No body."""
 
 
 Body = (
@@ -152,6 +158,7 @@ Body = (
     | ForceLeave
     | MembersFiltered
     | Stream
+    | Monitor
     | Stop
     | GetCoordinate
     | Key
@@ -254,6 +261,7 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
     "force-leave": (ForceLeave, (("Node", _text), ("Prune", _boolean))),
     "members-filtered": (MembersFiltered, (("Tags", _pairs), ("Status", _text), ("Name", _text))),
     "stream": (Stream, (("Type", _text),)),
+    "monitor": (Monitor, (("LogLevel", _text),)),
     "stop": (Stop, (("Stop", _sequence),)),
     "query": (
         Query,
@@ -272,11 +280,6 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
     "tags": (Tags, (("Tags", _pairs), ("DeleteTags", _texts))),
     "respond": (Respond, (("ID", _sequence), ("Payload", _bytes))),
     "why": (Why, (("Node", _text),)),
-    # Not carried out by this version, but read.
-    **dict.fromkeys(
-        ("monitor",),
-        (Nothing, ()),
-    ),
 }
 """Commands with a body: what it is, and its fields on the wire in the order of the class."""
 
@@ -344,7 +347,7 @@ class RequestReader:
         if not complete:
             return None
         kind, fields = _BODIES[self._header.command]
-        body: Body = Nothing() if kind is Nothing else _make(kind, value, fields, _names(kind))
+        body: Body = _make(kind, value, fields, _names(kind))
         request = Request(self._header.sequence, self._header.command, body)
         self._header = None
         return request

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import msgpack
 
 from serfmp.agent.config import AgentConfig
+from serfmp.agent.line_feed import LineFeed
+from serfmp.agent.log_hub import LogHub
 from serfmp.bus import frames
 from serfmp.bus.endpoints import Endpoints
 from serfmp.detector.effects import Event, Member, MemberStatus, UserEventReceived
@@ -57,6 +59,8 @@ class RpcStage(Role):
         self._listener.listen(512)
         self.address: tuple[str, int] = self._listener.getsockname()
         self.hub: Hub | None = None
+        self.lines = LogHub()
+        self.feed: LineFeed | None = None
         self.detector_generation = 0
         self._clients: list[RawClient] = []
         config = AgentConfig(node="rpc1", rpc_auth=auth, log_level="DEBUG", tags={"role": "web"})
@@ -71,6 +75,11 @@ class RpcStage(Role):
     def start(self) -> None:
         if self.hub is None:
             self.start_detector()
+        if self.feed is None:
+            self.feed = LineFeed(self.loop)
+            self.lines.takers.append(self.feed.add)
+            self.process.descriptors["feed"] = self.feed.reader.fileno()
+        self.feed.begin(self.lines.ring)
         super().start()
 
     def start_detector(self) -> None:
@@ -146,6 +155,8 @@ class RpcStage(Role):
         self._clients.clear()
         super().close()
         self._listener.close()
+        if self.feed is not None:
+            self.feed.close()
 
 
 class RawClient:

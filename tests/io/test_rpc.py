@@ -343,9 +343,3 @@ def test_without_the_token_every_command_is_refused_and_its_body_is_read(stage: 
         assert client.ask("members", values=2)[0] == header(7)
         assert guarded.state.asked == []
         assert guarded.log.count("[WARN] agent.ipc: Client sending commands before auth") == 3
-
-
-def test_a_command_of_the_protocol_that_is_not_there_leaves_the_connection_in_step(stage: RpcStage) -> None:
-    client = stage.client()
-    assert client.ask("monitor", {"LogLevel": "y"}) == [header(7, "Unsupported command")]
-    assert client.ask("members", values=2)[0] == header(7)

@@ -1,0 +1,80 @@
+"""The feed of log lines from the supervisor to the rpc process, whose clients watch the log.
+
+Rules:
+
+* The supervisor never waits for rpc: what the socket does not take waits here, `WAITING_LINES` at most; beyond that the
+  oldest go. They are counted, and the reader sees the gap in the numbers.
+* It is a SEQPACKET socketpair of its own, one line a message: a flood of lines delays no control frame, and a reader
+  that is behind costs the kernel's buffer and no more.
+* Both ends stay with the supervisor, so that a restarted rpc process finds its end: it first gets the hub's ring, and
+  then what comes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from serfmp.bus import frames
+from serfmp.bus.loop import WRITE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from serfmp.bus.loop import Loop
+
+WAITING_LINES: Final = 1024
+"""Lines that wait for an rpc process that does not read: the ring of a new one, and as many again."""
+
+FEED_BUFFER: Final = 256 * 1024
+"""Bytes of lines that wait in the kernel."""
+
+
+class LineFeed:
+    """See the module. `reader` is what the rpc process inherits."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.reader, self._writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, FEED_BUFFER)
+        self._writer.setblocking(False)
+        self._waiting: deque[frames.LogLine] = deque()
+        self.dropped = 0
+        """Lines lost because rpc did not read fast enough."""
+        loop.add(self._writer, lambda _events: self._flush(), 0)
+
+    def begin(self, lines: Iterable[frames.LogLine]) -> None:
+        """A new generation of rpc will read: it gets these lines first."""
+        while True:
+            try:
+                self.reader.recv(1, socket.MSG_DONTWAIT)
+            except OSError:
+                break
+        self._waiting = deque(lines, WAITING_LINES)
+        self._flush()
+
+    def add(self, line: frames.LogLine) -> None:
+        """Hand on a line, now or later."""
+        if len(self._waiting) >= WAITING_LINES:
+            self._waiting.popleft()
+            self.dropped += 1
+        self._waiting.append(line)
+        self._flush()
+
+    def close(self) -> None:
+        """Forget it."""
+        self._loop.remove(self._writer)
+        self._writer.close()
+        self.reader.close()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            try:
+                self._writer.send(frames.encode(self._waiting[0]))
+            except BlockingIOError:
+                break
+            except OSError:  # longer than the socket's room
+                self.dropped += 1
+            self._waiting.popleft()
+        self._loop.change(self._writer, WRITE if self._waiting else 0)

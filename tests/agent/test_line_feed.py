@@ -1,0 +1,100 @@
+"""Lines for rpc never hold the supervisor up, and what is lost shows."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from serfmp.agent.line_feed import WAITING_LINES, LineFeed
+from serfmp.agent.log_hub import RING_LINES, LogHub
+from serfmp.agent.logging import LINE_BYTES, ChildLog, decode_line
+from serfmp.bus import frames
+from serfmp.bus.loop import Loop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def feed(loop: Loop) -> Iterator[LineFeed]:
+    made = LineFeed(loop)
+    yield made
+    made.close()
+
+
+def read(feed: LineFeed, loop: Loop) -> list[frames.LogLine]:
+    """All that is there, while the loop goes on."""
+    found: list[frames.LogLine] = []
+    while True:
+        try:
+            found.append(frames.decode(feed.reader.recv(LINE_BYTES, socket.MSG_DONTWAIT)))
+        except BlockingIOError:
+            size = len(found)
+            loop.call_soon(lambda: None)
+            loop.turn()
+            try:
+                found.append(frames.decode(feed.reader.recv(LINE_BYTES, socket.MSG_DONTWAIT)))
+            except BlockingIOError:
+                assert size == len(found)
+                return found
+
+
+def test_a_reader_that_does_not_read_costs_a_bounded_number_of_lines(loop: Loop, feed: LineFeed) -> None:
+    hub = LogHub()
+    hub.takers.append(feed.add)
+    for number in range(20_000):
+        hub.say("INFO", "agent", f"line {number}")
+    assert len(hub.ring) == RING_LINES
+    assert feed.dropped > 20_000 - WAITING_LINES - 2000
+    numbers = [line.number for line in read(feed, loop)]
+    assert numbers[-WAITING_LINES:] == list(range(20_001 - WAITING_LINES, 20_001))
+    assert len(numbers) == 20_000 - feed.dropped
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_new_reader_gets_the_ring_and_nothing_that_was_left_for_the_one_before(loop: Loop, feed: LineFeed) -> None:
+    hub = LogHub()
+    hub.takers.append(feed.add)
+    for _ in range(2000):
+        hub.say("INFO", "agent", "x")
+    feed.begin(hub.ring)
+    hub.say("INFO", "agent", "new")
+    assert [line.number for line in read(feed, loop)] == list(range(2001 - RING_LINES, 2002))
+
+
+def test_a_line_that_no_socket_takes_is_counted_and_holds_nothing_up(loop: Loop, feed: LineFeed) -> None:
+    hub = LogHub()
+    hub.takers.append(feed.add)
+    hub.say("INFO", "agent", "x" * 1_000_000)
+    hub.say("INFO", "agent", "after")
+    assert [line.text for line in read(feed, loop)] == ["after"]
+    assert feed.dropped == 1
+
+
+def test_lines_that_only_monitors_want_leave_room_for_the_others() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+    with ours, theirs:
+        log = ChildLog(theirs, "gossip", "WARN")
+        for _ in range(5000):
+            log.write("DEBUG", "agent", "x" * 100)
+        log.write("TRACE", "agent", "nobody wants it")
+        log.write("WARN", "agent", "the one that counts")
+        assert log.dropped_for_monitors > 0
+        assert log.dropped == 0
+        ours.setblocking(False)
+        lines = []
+        while True:
+            try:
+                lines.append(decode_line(ours.recv(LINE_BYTES)))
+            except BlockingIOError:
+                break
+        assert lines[-1][1:] == ("WARN", "agent", "the one that counts")
+        assert {line[1] for line in lines[:-1]} == {"DEBUG"}
