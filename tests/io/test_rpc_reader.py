@@ -129,7 +129,7 @@ def test_headers_that_are_none(header: Any) -> None:
         ("stream", {}, protocol.Stream()),
         ("stop", {"Stop": 9}, protocol.Stop(9)),
         ("handshake", {"Version": -1}, protocol.Handshake(-1)),
-        ("monitor", {"LogLevel": 5}, protocol.Nothing()),
+        ("monitor", {"LogLevel": b"err"}, protocol.Monitor("err")),
     ],
 )
 def test_bodies(command: str, body: Any, expected: protocol.Body) -> None:
