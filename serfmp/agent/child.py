@@ -37,6 +37,7 @@ from serfmp.bus import frames
 from serfmp.bus.control import ControlSocket, receive_blocking
 from serfmp.bus.endpoints import Endpoints
 from serfmp.bus.loop import Loop
+from serfmp.bus.reports import REPORT_PERIOD, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,8 @@ class Child:
         self.recover = start.recover
         """False if the state in shared memory must not be used (it made earlier generations crash)."""
         self.directory = start.directory
+        self.public = start.public
+        """Directory of the public monitor bus; empty: there is none."""
         self.descriptors = start.descriptors
         self.config = AgentConfig.from_plain(start.config)
         self.endpoints = Endpoints(start.directory)
@@ -106,11 +109,23 @@ class Child:
         self.loop = Loop()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._control = ControlSocket(control, self.loop, self._on_control, self._on_supervisor_gone)
+        self.reporter = Reporter(self.name)
+        self.metrics = self.reporter.metrics
+        self.before_report: list[Callable[[], None]] = []
+        """Called before each report: to set gauges."""
+        self.tell: Callable[[frames.Report], bool] = self._control.offer
+        """Sends a report, or says that it could not."""
+        self.on_report: Callable[[frames.Report], None] | None = None
+        """Called with other processes' reports."""
+        self.on_processes: Callable[[frames.ProcessTable], None] | None = None
+        """Called with the table of processes, once a second."""
+        self._lateness = 0.0
         self._page = HeartbeatPage(start.descriptors["heartbeat"])
         self._slot = start.slot
         self._turns = 0
         self.loop.before_wait.append(self._stamp)
         self._stamp()
+        self.loop.call_every(REPORT_PERIOD, self._report)
 
     def log(self, level: str, component: str, text: str) -> None:
         """Write a log line (level: TRACE DEBUG INFO WARN ERR). Never waits."""
@@ -133,9 +148,26 @@ class Child:
         """Tell the supervisor that this process serves."""
         self._control.send(frames.Ready())
 
+    @property
+    def page(self) -> HeartbeatPage:
+        """The page on which all processes of the agent show that they live."""
+        return self._page
+
     def _stamp(self) -> None:
         self._turns += 1
         self._page.stamp(self._slot, self.loop.clock(), self._turns)
+        self._lateness = max(self._lateness, self.loop.lateness)
+
+    def _report(self) -> None:
+        now = self.loop.clock()
+        if self.reporter.metrics_due(now):
+            self.metrics.gauge(f"serfmp.loop.late_ms.{self.name}", round(self._lateness * 1000, 1))
+            self._lateness = 0.0
+            for prepare in self.before_report:
+                prepare()
+        report = self.reporter.take(now)
+        if report is not None and not self.tell(report):
+            self.metrics.counters["serfmp.watching.reports_lost"] += 1
 
     def _on_control(self, frame: Any) -> None:
         match frame:
@@ -154,6 +186,10 @@ class Child:
                 self.on_ask(frame)
             case frames.Propose() | frames.Commit() | frames.KeysNotice() | frames.TagsNotice():
                 self._on_configuration(frame)
+            case frames.Report() if self.on_report is not None:
+                self.on_report(frame)
+            case frames.ProcessTable() if self.on_processes is not None:
+                self.on_processes(frame)
             case frames.Inquiry(asker, number, subject):
                 body = None if self.on_inquiry is None else self.on_inquiry(subject)
                 self._control.send(frames.Findings(asker, number, body))

@@ -62,6 +62,8 @@ class AgentConfig:
     """How children start: `fork`, or `exec` for platforms where fork is unsafe."""
     runtime_directory: str = ""
     """Where the bus lives; empty: chosen by `serfmp.agent.runtime`."""
+    monitor_group: str = ""
+    """The group whose members may watch the agent on the public bus; empty: the agent's own."""
     broadcast_timeout: float = 5.0
     """Seconds."""
     user_event_size_limit: int = 512

@@ -55,6 +55,7 @@ KEYS: Final[Mapping[str, Kind]] = {
     "label": Kind.TEXT,
     "leave_on_terminate": Kind.SWITCH,
     "log_level": Kind.TEXT,
+    "monitor_group": Kind.TEXT,
     "node_name": Kind.TEXT,
     "profile": Kind.TEXT,
     "protocol": Kind.NUMBER,
@@ -85,7 +86,8 @@ KEYS: Final[Mapping[str, Kind]] = {
     "user_event_size_limit": Kind.NUMBER,
     "workers": Kind.NUMBER,
 }
-"""All keys. `heal_interval`, `label`, `runtime_dir`, `script_grace`, `start_method` and `workers` are ours."""
+"""All keys. Ours are `heal_interval`, `label`, `monitor_group`, `runtime_dir`, `script_grace`, `start_method` and
+`workers`."""
 
 WITHOUT_EFFECT: Final = (
     "discover",

@@ -65,6 +65,8 @@ class Process:
         self.restarts = 0
         self.kill_reason = ""
         """Why the supervisor itself ended the present generation, if it did."""
+        self.last_end = ""
+        """Why the generation before ended."""
         self.control: ControlSocket | None = None
         self._loop: Loop
         self._pidfd = -1
@@ -116,6 +118,10 @@ class Process:
         """Send a frame on the control socket; nothing if the process has ended."""
         if self.control is not None:
             self.control.send(frame)
+
+    def offer(self, frame: object) -> bool:
+        """Send a frame that may be lost, without letting any wait; whether it was taken."""
+        return self.control is not None and self.control.offer(frame)
 
     def signal(self, number: int) -> None:
         """Send a signal, if it still runs."""

@@ -1,8 +1,9 @@
 """The runtime directory of an agent, and the lock that makes it the only one in it.
 
-    BASE/NAME/            0700   one agent
+    BASE/NAME/            0711   one agent
       agent.pid                  its pid, locked as long as it lives
       bus/                0700   sockets between its processes
+      public/             0750   sockets for monitors, of the group `monitor_group`
 
 BASE is `-runtime-dir`, else `/run/serfmp` for root, else `$XDG_RUNTIME_DIR/serfmp`, else `~/.local/state/serfmp/run`;
 never a directory that others may write to. NAME comes from node name and bind address, so that several agents live on
@@ -13,6 +14,7 @@ child does not inherit: it ends with the supervisor.
 from __future__ import annotations
 
 import fcntl
+import grp
 import hashlib
 import os
 import re
@@ -25,6 +27,11 @@ from serfmp.errors import UserError
 
 if TYPE_CHECKING:
     from serfmp.agent.config import AgentConfig
+
+BASE_MODE: Final = 0o711
+"""Others may pass through to `public`, and see nothing."""
+BUS_MODE: Final = 0o700
+PUBLIC_MODE: Final = 0o750
 
 _LONGEST_SOCKET: Final = len("/bus/consumers.4294967295")
 
@@ -52,15 +59,16 @@ class RuntimeDirectory:
             name = digest
         self.path = base / name
         self.bus = self.path / "bus"
+        self.public = self.path / "public"
         Endpoints(str(self.bus))  # refuses a path that is too long
         try:
-            base.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for directory in (self.path, self.bus):
-                directory.mkdir(mode=0o700, exist_ok=True)
-            _refuse_shared(self.path)
+            base.mkdir(mode=BASE_MODE, parents=True, exist_ok=True)
+            for directory, mode in ((self.path, BASE_MODE), (self.bus, BUS_MODE), (self.public, PUBLIC_MODE)):
+                directory.mkdir(mode=mode, exist_ok=True)
+                _make_ours(directory, mode)
             self._lock = self._acquire()
-            for old in self.bus.iterdir():
-                old.unlink()
+            _give_to_group(self.public, config.monitor_group)
+            self._empty()
         except OSError as error:
             raise UserError(
                 f"cannot use the runtime directory '{self.path}': {error.strerror}; choose another with -runtime-dir"
@@ -88,18 +96,35 @@ class RuntimeDirectory:
 
         The locked file stays: removing it would race with the next agent's lock.
         """
-        for entry in self.bus.iterdir():
-            entry.unlink(missing_ok=True)
+        self._empty()
         self._lock.truncate(0)
         self._lock.close()
 
+    def _empty(self) -> None:
+        for directory in (self.bus, self.public):
+            for entry in directory.iterdir():
+                entry.unlink(missing_ok=True)
 
-def _refuse_shared(path: Path) -> None:
+
+def _make_ours(path: Path, mode: int) -> None:
+    """Refuse what belongs to somebody else; what is ours gets its mode, whatever the umask was."""
     status = path.stat()
     if status.st_uid != os.geteuid():
         raise UserError(f"the runtime directory '{path}' belongs to another user (uid {status.st_uid})")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        path.chmod(0o700)
+    if stat.S_IMODE(status.st_mode) != mode:
+        path.chmod(mode)
+
+
+def _give_to_group(path: Path, group: str) -> None:
+    """Raises `UserError` for a group that is not there or not the agent's to give to."""
+    if not group:
+        return
+    try:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    except KeyError:
+        raise UserError(f"there is no group '{group}' on this host; name another with monitor_group") from None
+    except OSError as error:
+        raise UserError(f"cannot give '{path}' to the group '{group}': {error.strerror}") from error
 
 
 def lock_snapshot(path: str) -> IO[str]:

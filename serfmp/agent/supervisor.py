@@ -39,6 +39,7 @@ from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
 from serfmp.agent.sockets import advertised_address, bind_gossip, bind_rpc
 from serfmp.agent.terminal import Terminal
 from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
+from serfmp.agent.watching import Watching
 from serfmp.bus import frames, plain
 from serfmp.bus.loop import Loop
 from serfmp.detector.effects import JoinRequest, LeaveRequest, TagsRequest
@@ -133,6 +134,7 @@ class Supervisor:
         self._retry_join = RetryJoin(
             self.loop, config, self._ask, lambda level, text: self._log(level, "agent", text), self._retries_used_up
         )
+        self._watching = Watching(self.loop, self._processes)
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
     # --- start --------------------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ class Supervisor:
             *(("worker", index, {}) for index in range(self.config.workers)),
         ]
         self._sockets = (gossip, rpc)
-        self._processes = [
+        self._processes[:] = [
             Process(role, index, slot, {**descriptors, "heartbeat": beat})
             for slot, (role, index, descriptors) in enumerate(owned)
         ]
@@ -239,15 +241,17 @@ class Supervisor:
                 generations=generations,
                 config=self.config.to_plain(),
                 recover=recover,
+                public=str(self._runtime.public) if self._runtime is not None else "",
             )
 
         if process.role == "rpc":
             self._feed.begin(self._hub.ring)
-        process.start(self.loop, self.config.start_method, frame, self._on_frame, self._hub.add, self._on_end)
+        process.start(self.loop, self.config.start_method, frame, self._on_any_frame, self._hub.add, self._on_end)
         told = frames.Generations({process.name: process.generation})
         for other in self._processes:
             if other is not process:
                 other.send(told)
+        self._watching.started(process)
 
     def _announce(self) -> None:
         """All processes serve for the first time: the banner, the joins, the log."""
@@ -302,6 +306,12 @@ class Supervisor:
         ask = frames.Ask(len(self._asked) + 1, kind, fields)
         self._asked[ask.number] = (ask, callback)
         self._process("detector").send(ask)
+
+    def _on_any_frame(self, process: Process, frame: Any) -> None:
+        if isinstance(frame, frames.Report):
+            self._watching.forward(frame)
+        else:
+            self._on_frame(process, frame)
 
     def _on_frame(self, process: Process, frame: Any) -> None:
         match frame:
@@ -367,6 +377,8 @@ class Supervisor:
 
     def _on_end(self, process: Process, status: int) -> None:
         self._reload.on_end(process)
+        process.last_end = process.kill_reason or describe_status(status)
+        self._watching.ended(process)
         known = {p.pid for p in self._processes if p.running}
         if process.role == "worker":
             ended = end_orphans(known)
@@ -375,7 +387,7 @@ class Supervisor:
         if self._stopping:
             self._go_on_stopping()
             return
-        reason = process.kill_reason or describe_status(status)
+        reason = process.last_end
         if os.waitstatus_to_exitcode(status) == EXIT_DO_NOT_RESTART:
             self._give_up_running(process, reason)
             return

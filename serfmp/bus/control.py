@@ -24,6 +24,9 @@ _LENGTH: Final = struct.Struct(">I")
 BACKLOG_LIMIT: Final = 8 * 1024 * 1024
 """Bytes that wait for a peer that does not read; beyond it the connection is given up."""
 
+OFFER_LIMIT: Final = 64 * 1024
+"""Bytes that wait, beyond which frames that are only offered are refused."""
+
 READ_SIZE: Final = 256 * 1024
 """Bytes read in one turn."""
 
@@ -58,6 +61,13 @@ class ControlSocket:
         body = frames.encode(frame)
         self._outgoing += _LENGTH.pack(len(body)) + body
         self.flush()
+
+    def offer(self, frame: object) -> bool:
+        """Send a frame only if nothing much waits; whether it was taken. For what nobody depends on."""
+        if self._closed or len(self._outgoing) > OFFER_LIMIT:
+            return False
+        self.send(frame)
+        return True
 
     def flush(self) -> None:
         """Write what waits, without blocking."""

@@ -77,6 +77,32 @@ class Endpoints:
         return f"ipc://{self._path('workers')}"
 
 
+PUBLIC_EVENTS: Final = "events"
+"""PUB of the rpc process in the public directory."""
+
+PUBLIC_SNAPSHOT: Final = "snapshot"
+"""ROUTER of the rpc process in the public directory."""
+
+
+def make_public_socket(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, *, hwm: int, size_limit: int
+) -> zmq.Socket[bytes]:
+    """A socket for monitors, whom nobody waits for.
+
+    `hwm` messages wait for each of them, and none of theirs is larger than `size_limit` bytes.
+    """
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, hwm)
+    socket.setsockopt(zmq.RCVHWM, hwm)
+    socket.setsockopt(zmq.MAXMSGSIZE, size_limit)
+    socket.setsockopt(zmq.SNDTIMEO, 0)
+    if kind == zmq.ROUTER:
+        # Who is gone or does not read is an error at once, not a message that is lost unseen.
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    return socket
+
+
 def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, *, hwm: int) -> zmq.Socket[bytes]:
     """A socket with the options that every socket of the bus has, set on purpose."""
     socket = context.socket(kind)

@@ -311,6 +311,8 @@ class Start:
     generations: dict[str, int]
     config: dict[str, Any]
     recover: bool
+    public: str = ""
+    """Directory of the public monitor bus; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +413,33 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What a process tells those who watch the agent (`serfmp.bus.reports`): changes since its last report.
+
+    Counters: increases by name. Gauges: values. Samples: `serfmp.bus.metrics.Sample` in its plain form. Happenings:
+    topic, wall time, Lamport time or None, map. `missed`: happenings beyond the bound.
+    """
+
+    process: str
+    counters: dict[str, int]
+    gauges: dict[str, float]
+    samples: dict[str, Any]
+    happenings: list[Any]
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessTable:
+    """The agent's processes, the supervisor first.
+
+    A row: name, pid, generation, state, slot of the heartbeat page (-1: none), monotonic time of the start, restarts,
+    why the last generation ended.
+    """
+
+    rows: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class LifecycleNotice:
     """The local node began to leave, has left, or must shut down."""
 
@@ -458,6 +487,8 @@ _FRAMES: Final[tuple[type, ...]] = (
     Inquiry,
     Findings,
     LogLine,
+    Report,
+    ProcessTable,
 )
 _KINDS: Final = {frame: number for number, frame in enumerate(_FRAMES)}
 _FIELDS: Final = {frame: tuple(field.name for field in dataclasses.fields(frame)) for frame in _FRAMES}

@@ -47,6 +47,7 @@ _AS_IT_STANDS: Final = {
     "heal_interval": "heal_interval",
     "keyring_file": "keyring_file",
     "leave_on_terminate": "leave_on_terminate",
+    "monitor_group": "monitor_group",
     "profile": "profile",
     "query_response_size_limit": "query_response_size_limit",
     "query_size_limit": "query_size_limit",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "agent": "Runs an agent: one node of a cluster",
+    "bus": "Tells where programs can watch the agent, and shows what they see",
     "event": "Sends a user event to all nodes",
     "force-leave": "Makes the cluster take a failed node for one that left",
     "handlers": "Shows the agent's handlers, what runs, and how the last runs ended",

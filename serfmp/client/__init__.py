@@ -3,6 +3,8 @@
 Imports `wire` and `errors` only, and starts fast: the command line depends on it.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from serfmp.client.errors import (
     AgentError,
     ClientError,
@@ -28,8 +30,13 @@ from serfmp.client.records import (
 )
 from serfmp.client.sync import Client, Monitor, Query, Stream
 
+if TYPE_CHECKING:
+    from serfmp.client.bus import BusMessage, BusMonitor, Gap
+
 __all__ = [
     "AgentError",
+    "BusMessage",
+    "BusMonitor",
     "Client",
     "ClientError",
     "ConnectError",
@@ -37,6 +44,7 @@ __all__ = [
     "DeadlineError",
     "Event",
     "Evidence",
+    "Gap",
     "Handler",
     "HandlerResult",
     "History",
@@ -53,3 +61,14 @@ __all__ = [
     "Stream",
     "UserEvent",
 ]
+
+_LAZY = frozenset({"BusMessage", "BusMonitor", "Gap"})
+
+
+def __getattr__(name: str) -> Any:
+    """The monitor of the bus is imported when it is asked for: it needs ZeroMQ, which nothing else here does."""
+    if name in _LAZY:
+        from serfmp.client import bus
+
+        return getattr(bus, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -264,6 +264,11 @@ def to_handlers(fields: Any) -> tuple[Handler, ...]:
     return tuple(_to_handler(row) for row in rows)
 
 
+def to_bus(fields: Any) -> tuple[str, str]:
+    """Addresses of events and snapshot from their map."""
+    return field(fields, "Events", str), field(fields, "Snapshot", str)
+
+
 def _to_handler(row: Any) -> Handler:
     filters: list[Any] = field(row, "on", list)
     results: list[Any] = field(row, "last", list)

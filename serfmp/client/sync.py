@@ -41,6 +41,7 @@ from serfmp.client.records import (
     QueryEvent,
     field,
     to_answer,
+    to_bus,
     to_coordinate,
     to_event,
     to_handlers,
@@ -260,6 +261,10 @@ class Client:
     def handlers(self) -> tuple[Handler, ...]:
         """The agent's handlers, what they do, how their last runs ended. Real Serf agents have no such command."""
         return to_handlers(self._call("handlers", None, self._limit_s).body)
+
+    def bus(self) -> tuple[str, str]:
+        """ZeroMQ addresses of the agent's public monitor bus: events and snapshot. See `serfmp.client.BusMonitor`."""
+        return to_bus(self._call("bus", None, self._limit_s).body)
 
     def why(self, node: str = "") -> History:
         """What spoke against a node or for it, by default the agent's own. Real Serf agents have no such command."""

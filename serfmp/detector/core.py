@@ -404,6 +404,16 @@ class Core:
             "encrypted": "true" if self._context.config.encryption_overhead else "false",
         }
 
+    def queues(self) -> list[tuple[str, int, int]]:
+        """Name, size and bound of each queue of broadcasts, and of the outbox."""
+        _, *others = self._swim.gossip.queues
+        sizes = [(queue.name.lower(), queue.size, queue.depth_limit) for queue in others]
+        membership = self._swim.gossip.membership
+        # One message for each node at most: the table is its bound.
+        sizes.append(("broadcasts", membership.size, self._context.config.node_limit))
+        sizes.append(("outbox", self._serf.outbox.size, self._context.config.outbox_limit))
+        return sizes
+
     def snapshot_records(self) -> Iterator[tuple[Plain, ...]]:
         """The whole state as journal records: what a compacted journal holds."""
         serf = self._serf

@@ -294,6 +294,42 @@ class Gauge:
     value: float
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value of something that is measured again and again: milliseconds, bytes or items."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A probe round has ended. For watchers: nothing depends on it.
+
+    `outcome`: `acked`, `indirect` (late or through a helper), `stream` (by TCP only), `failed`, `unsendable`.
+    `seconds`: the round trip, or how long the round lasted; `timed`: whether it is a round trip. `score`: the local
+    health score.
+    """
+
+    node: str
+    incarnation: int
+    outcome: str
+    seconds: float
+    timed: bool
+    score: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something was noted for or against a node (`serfmp.detector.swim.evidence`). For watchers."""
+
+    node: str
+    finding: str
+    by: str
+    source: Endpoint | None
+    facts: Mapping[str, Plain]
+
+
 Effect = (
     Record
     | SendPacket
@@ -313,6 +349,9 @@ Effect = (
     | Log
     | Count
     | Gauge
+    | Sample
+    | Probed
+    | Noted
 )
 
 

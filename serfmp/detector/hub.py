@@ -115,6 +115,18 @@ class Hub:
         self._state = frame
         self._to_replicas(frame)
 
+    def report(self, frame: frames.Report) -> bool:
+        """Tell the rpc process what watchers want to know, if it takes it at once; whether it did."""
+        consumer = self._consumers["rpc"]
+        if not consumer.live or consumer.snapshot is not None:
+            return False
+        message = frames.seal(frames.encode(frame), self._child.generation, consumer.generation)
+        try:
+            self._socket.send_multipart((consumer.name.encode(), message), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
     def answer(self, name: str, generation: int, answer: frames.Answered) -> None:
         """Answer a request of a consumer, unless a later generation of it has taken over."""
         consumer = self._consumers[name]

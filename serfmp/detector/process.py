@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -74,8 +74,8 @@ class Detector:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._loop = child.loop
-        self.counters: Counter[str] = Counter()
-        self._gauges: dict[str, float] = {}
+        metrics = child.metrics
+        self.counters = metrics.counters
         self._transmissions: list[frames.Transmission] = []
         self._handled = 0
         self._handled_told = 0
@@ -104,8 +104,11 @@ class Detector:
             fx.StoreKeys: self._store_keys,
             fx.KeysChanged: lambda effect: child.send_control(frames.KeysNotice(list(effect.keys))),
             fx.Log: lambda effect: child.log(effect.level, effect.component, effect.text),
-            fx.Count: self._count,
-            fx.Gauge: self._gauge,
+            fx.Count: lambda effect: metrics.count(effect.name, effect.amount),
+            fx.Gauge: lambda effect: metrics.gauge(effect.name, effect.value),
+            fx.Sample: lambda effect: metrics.sample(effect.name, effect.value),
+            fx.Probed: self._probed,
+            fx.Noted: self._noted,
         }
         self._journal = Journal(child.descriptors["journal"])
         records = self._journal.replay()
@@ -135,6 +138,8 @@ class Detector:
         child.on_generation.append(self._on_generation)
         child.on_ask = self._on_supervisor_ask
         child.on_stop = self._on_stop
+        child.before_report.append(self._before_report)
+        child.tell = self._hub.report
         self._tell_state()
 
     # --- the snapshot -------------------------------------------------------------------------------------------------
@@ -365,11 +370,30 @@ class Detector:
         self._tell_state()
         self._child.send_control(frames.LifecycleNotice(effect.state.value))
 
-    def _count(self, effect: fx.Count) -> None:
-        self.counters[effect.name] += effect.amount
+    def _probed(self, effect: fx.Probed) -> None:
+        body = {
+            "node": effect.node,
+            "incarnation": effect.incarnation,
+            "seconds": effect.seconds,
+            "timed": effect.timed,
+            "score": effect.score,
+        }
+        self._child.reporter.happened(f"probe.{effect.outcome}", body)
 
-    def _gauge(self, effect: fx.Gauge) -> None:
-        self._gauges[effect.name] = effect.value
+    def _noted(self, effect: fx.Noted) -> None:
+        body = {
+            "node": effect.node,
+            "by": effect.by,
+            "source": None if effect.source is None else list(effect.source),
+            "facts": dict(effect.facts),
+        }
+        self._child.reporter.happened(f"suspicion.{effect.finding}", body)
+
+    def _before_report(self) -> None:
+        gauge = self._child.metrics.gauge
+        for name, size, bound in self._core.queues():
+            gauge(f"serfmp.queue.{name}", size)
+            gauge(f"serfmp.queue_limit.{name}", bound)
 
     def _tell_state(self) -> None:
         state = frames.DetectorState(self._core.lifecycle.value, self._core.stats())

@@ -49,6 +49,12 @@ INPUT_LIMIT: Final = 2 * 1024 * 1024
 DROP_REPORT_PERIOD: Final = 1.0
 """Seconds over which dropped invocations are counted for one log line."""
 
+TABLE_ROWS: Final = 256
+"""Handlers of which watchers are told."""
+
+TABLE_PERIOD: Final = 5.0
+"""Seconds after which they are told again though nothing has changed."""
+
 STOP_POLL: Final = 0.02
 """Seconds between two looks whether everything under way has ended."""
 
@@ -59,7 +65,7 @@ class Dispatcher:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._specs = parse_handlers(child.config.handlers)
-        self.counters: Counter[str] = Counter()
+        self.counters = child.metrics.counters
         self._dropped: Counter[tuple[str, str, int]] = Counter()
         self._recorded: dict[int, list[int]] = {}
         self._results = Results()
@@ -72,6 +78,9 @@ class Dispatcher:
         self._link = DetectorLink(child, members=False, on_event=self._on_event, after=self._ledger.last)
         child.on_stop = self._on_stop
         child.on_inquiry = self._on_inquiry
+        child.before_report.append(self._before_report)
+        self._table: list[dict[str, Any]] = []
+        self._tell_table_at = 0.0
         child.on_propose = _fault
         child.on_commit = lambda: self.apply(parse_handlers(child.config.handlers))
         child.loop.before_wait += [self._pump, self._pool.flush]
@@ -237,6 +246,7 @@ class Dispatcher:
             return  # an earlier dispatcher wrote it down, and was killed before it said so
         reason = end_reason(frame)
         self._results.ended(debt, frame, reason)
+        self._watched_end(debt, frame, reason)
         for level, text in report_lines(debt.invocation, debt.spec, frame):
             self._log(level, text)
         if reason and self._try_again(debt):
@@ -290,6 +300,38 @@ class Dispatcher:
 
     def _on_inquiry(self, subject: str) -> Any:
         return self._results.table(self._specs, self._lanes) if subject == "handlers" else None
+
+    def _watched_end(self, debt: Debt, frame: frames.Finished, reason: str) -> None:
+        """For those who watch the agent."""
+        invocation = debt.invocation
+        self._child.metrics.sample(f"agent.invoke.{debt.spec.title}", frame.seconds * 1000)
+        body = {
+            "handler": debt.spec.title,
+            "event": invocation.event,
+            "invocation": invocation.number,
+            "attempt": invocation.attempt,
+            "code": frame.code,
+            "signal": frame.signal,
+            "error": reason,
+            "seconds": frame.seconds,
+            "output_size": frame.output_size,
+        }
+        self._child.reporter.happened("handler.ended", body)
+
+    def _before_report(self) -> None:
+        gauge = self._child.metrics.gauge
+        gauge("serfmp.queue.invocations", self._lanes.waiting)
+        gauge("serfmp.queue_limit.invocations", sum(spec.queue.limit for spec in self._specs))
+        gauge("serfmp.handlers.running", self._lanes.under_way)
+        table = [
+            {**row, "last": row["last"][-1] if row["last"] else None}
+            for row in self._results.table(self._specs[:TABLE_ROWS], self._lanes)
+        ]
+        now = self._child.loop.clock()
+        if table != self._table or now >= self._tell_table_at:
+            # Told again from time to time: the rpc process may have been started again.
+            self._table, self._tell_table_at = table, now + TABLE_PERIOD
+            self._child.reporter.happened("handler.table", {"handlers": table})
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import dataclasses
 import socket
 import struct
 import time
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -85,7 +85,7 @@ class Gossip:
         self._reading = True
         self._pending: deque[tuple[str, int, float, bool, PendingPacket]] = deque()
         self._fences: list[int] = []
-        self.counters: Counter[str] = Counter()
+        self.counters = child.metrics.counters
         self._refusals = Refusals(lambda level, text: child.log(level, "memberlist", text), self._loop.clock)
         self._feed = DetectorFeed(child)
         self._resolver = Resolver(self._loop, self._on_resolved)

@@ -6,6 +6,7 @@ Rules:
 * Clients share this process and nothing else: each has its own limits (`serfmp.io.rpc_connection`), no write waits for
   anybody, and no load of theirs reaches the detector but requests that only it can carry out.
 * An event is acknowledged to the detector once it stands in the queues of all streams that want it.
+* It owns the public monitor bus (`serfmp.io.monitor_bus`), and what there is to watch of the agent comes here.
 * When the agent ends, answers that are under way still go out, as far as the time allows.
 """
 
@@ -23,6 +24,7 @@ from serfmp.io.rpc_commands import Commands
 from serfmp.io.rpc_connection import Connection
 from serfmp.io.rpc_logs import LogFeed, to_record
 from serfmp.io.rpc_replica import Replica
+from serfmp.io.watching import Watching
 from serfmp.wire.host_port import join_host_port
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ class Server:
         self._logs = LogFeed(self._loop, child.descriptors["feed"])
         self._logs.on_line.append(self._on_line)
         self._commands = Commands(child, self._link, self._replica, self._logs)
+        self._watching = Watching(child, self._replica)
+        self._logs.on_line.append(self._watching.line)
         self._listener = socket.socket(fileno=child.descriptors["rpc"])
         self._listener.setblocking(False)
         self._loop.before_wait.append(self._flush)
@@ -78,7 +82,11 @@ class Server:
         if isinstance(frame, frames.QueryNews):
             self._commands.news(frame)
             return
+        if isinstance(frame, frames.Report):
+            self._watching.take_report(frame)
+            return
         self._replica.take(frame)
+        self._watching.frame(frame)
         if self._replica.complete and not self._announced:
             self._announced = True
             self._loop.add(self._listener, lambda _events: self._accept())
@@ -96,6 +104,7 @@ class Server:
                     if not client.add_record(stream, record):
                         self.dropped += 1
                         self._log("WARN", f"Dropping event to ipc.client: {client.name}")
+        self._watching.event(event)
         self._link.acknowledge(event.sequence)
 
     def _on_query(self, event: QueryReceived) -> None:
@@ -108,6 +117,7 @@ class Server:
                         if not client.add_record(stream, record):
                             self.dropped += 1
                             self._log("WARN", f"Dropping event to ipc.client: {client.name}")
+        self._watching.event(event)
         self._link.acknowledge(event.sequence)
 
     def _on_line(self, line: LogLine) -> None:
@@ -140,6 +150,7 @@ class Server:
                 sock.close()
                 continue
             self._log("INFO", f"Accepted client: {name}")
+            self._child.metrics.counters["agent.ipc.accept"] += 1
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._clients.add(
                 Connection(

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.keys import decode_key
+from serfmp.bus.endpoints import PUBLIC_EVENTS, PUBLIC_SNAPSHOT
 from serfmp.detector.effects import (
     CoordinateRequest,
     EventRequest,
@@ -110,10 +111,12 @@ class Commands:
             "respond": self._respond,
             "why": self._why,
             "handlers": self._handlers,
+            "bus": self._bus,
         }
 
     def execute(self, connection: Connection, request: Request) -> None:
         """Carry out a request; `connection.answer` is called now or later."""
+        self._child.metrics.counters["agent.ipc.command"] += 1
         if not connection.handshaken and request.command != "handshake":
             self._refuse(connection, request, "Handshake required", "Handshake required")
         elif self._auth and not connection.authenticated and request.command not in _WITHOUT_TOKEN:
@@ -385,6 +388,11 @@ class Commands:
             connection.answer(request, body=rpc_records.pack(body))
 
         self._ask(WhyRequest(node), REQUEST_LIMIT, answered)
+
+    def _bus(self, connection: Connection, request: Request) -> None:
+        """An extension: where the public monitor bus is."""
+        body = {name.capitalize(): f"ipc://{self._child.public}/{name}" for name in (PUBLIC_EVENTS, PUBLIC_SNAPSHOT)}
+        connection.answer(request, body=rpc_records.pack(body))
 
     def _handlers(self, connection: Connection, request: Request) -> None:
         """An extension: the handlers, what they do, and how their last runs ended."""

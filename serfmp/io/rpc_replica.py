@@ -66,6 +66,14 @@ class Replica:
         found = self._rows.get(name)
         return found[0] if found is not None else None
 
+    def members(self) -> list[Member]:
+        """All members, in the order in which they came to be known."""
+        return [member for member, _ in self._rows.values()]
+
+    def names(self) -> list[str]:
+        """Names of all members."""
+        return list(self._rows)
+
     def members_body(self) -> bytes:
         """The body of `members`."""
         if self._all is None:

@@ -34,12 +34,14 @@ def config(tmp_path: Path, node: str = "n1", port: int = 7946) -> AgentConfig:
 
 def test_it_is_private_and_released(short: Path) -> None:
     runtime = RuntimeDirectory(config(short))
-    assert stat.S_IMODE(runtime.path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(runtime.path.stat().st_mode) == 0o711, "others pass through, and see nothing"
     assert stat.S_IMODE(runtime.bus.stat().st_mode) == 0o700
+    assert stat.S_IMODE(runtime.public.stat().st_mode) == 0o750
     (runtime.bus / "old").touch()
+    (runtime.public / "old").touch()
     runtime.release()
     again = RuntimeDirectory(config(short))
-    assert list(again.bus.iterdir()) == []
+    assert list(again.bus.iterdir()) == list(again.public.iterdir()) == []
     again.release()
 
 

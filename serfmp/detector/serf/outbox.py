@@ -89,6 +89,11 @@ class Outbox:
         self._publish(saved.event())
 
     @property
+    def size(self) -> int:
+        """Events that not every consumer has acknowledged."""
+        return len(self._events)
+
+    @property
     def next_sequence(self) -> int:
         """The sequence number of the next event."""
         return self.sequence + 1

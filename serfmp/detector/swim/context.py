@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from serfmp.detector.config import CoreConfig
-from serfmp.detector.effects import Count, Effect, Endpoint, Gauge, Log, Plain
+from serfmp.detector.effects import Count, Effect, Endpoint, Gauge, Log, Noted, Plain, Sample
 from serfmp.detector.swim.evidence import Finding, Histories
 from serfmp.detector.swim.timers import Timer, Timers
 
@@ -93,9 +93,15 @@ class Context:
         """Set a gauge."""
         self.effects.append(Gauge(name, value))
 
+    def sample(self, name: str, value: float) -> None:
+        """One value of a sample: milliseconds, bytes or items."""
+        self.effects.append(Sample(name, value))
+
     def note(self, node: str, finding: Finding, by: str = "", **facts: Plain) -> None:
         """Note evidence about a node, by another or, by default, by the local one."""
-        self.histories.note(self.now, node, finding, by or self.config.node, self.source, **facts)
+        by = by or self.config.node
+        self.histories.note(self.now, node, finding, by, self.source, **facts)
+        self.effects.append(Noted(node, finding.value, by, self.source, facts))
 
     def quiet(self, key: str, interval: float = LOG_LIMIT_INTERVAL) -> bool:
         """Whether something with this key was let through less than `interval` seconds ago; if not, it is now."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from serfmp.detector.effects import OpenStream, SendPacket
+from serfmp.detector.effects import OpenStream, Probed, SendPacket
 from serfmp.detector.swim.acks import AckHandlers
 from serfmp.detector.swim.awareness import Awareness
 from serfmp.detector.swim.context import Context
@@ -173,11 +173,11 @@ class Prober:
             return
         if timed and not probe.indirect:
             round_trip = max(0.0, arrival - probe.started)
-            self._context.gauge("memberlist.probeNode", round_trip)
             self._delegate.ping_completed(probe.name, round_trip, ack.payload)
         elif probe.indirect:
             self._context.note(probe.name, Finding.INDIRECT_ACK, after=arrival - probe.started)
-        self._finish(probe)
+        direct = not probe.indirect
+        self._finish(probe, "acked" if direct else "indirect", max(0.0, arrival - probe.started), timed and direct)
 
     def nacked(self, probe: Round) -> None:
         """A helper of this round got no answer."""
@@ -195,7 +195,7 @@ class Prober:
         if remote:
             self._ask_others(probe)
         else:
-            self._finish(probe)
+            self._finish(probe, "unsendable")
 
     def _timed_out(self, probe: Round) -> None:
         self._context.log("DEBUG", "memberlist", f"Failed UDP ping: {probe.name} (timeout reached)")
@@ -259,7 +259,7 @@ class Prober:
         if probe.stream_answered:
             text = f"Was able to connect to {probe.name} over TCP but UDP probes failed, network may be misconfigured"
             context.log("WARN", "memberlist", text)
-            self._finish(probe)
+            self._finish(probe, "stream")
             return
         probe.delta = max(0, probe.expected - probe.nacks) if probe.expected else 1
         context.log("INFO", "memberlist", f"Suspect {probe.name} has failed, no acks received")
@@ -271,9 +271,14 @@ class Prober:
             lasted=context.now - probe.started,
         )
         self._membership.suspect(Suspect(probe.incarnation, probe.name, self._own))
-        self._finish(probe)
+        self._finish(probe, "failed")
 
-    def _finish(self, probe: Round) -> None:
+    def _finish(self, probe: Round, outcome: str, seconds: float | None = None, timed: bool = False) -> None:
+        context = self._context
+        if seconds is None:
+            seconds = context.now - probe.started
+        context.sample("memberlist.probeNode", seconds * 1000)
+        context.effects.append(Probed(probe.name, probe.incarnation, outcome, seconds, timed, self._awareness.score))
         self._drop(probe)
         self._awareness.apply(probe.delta)
         if self._pending:

@@ -1,0 +1,100 @@
+"""The supervisor's part in watching the agent: the table of processes, their starts and ends, and others' reports.
+
+Rules: everything here goes to the rpc process, which owns the public bus, and only if it serves and reads: what it
+cannot take at once is lost, except starts and ends, which wait within the bounds of `serfmp.bus.reports`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from serfmp.agent.process import Process, ProcessState
+from serfmp.bus import frames
+from serfmp.bus.reports import REPORT_PERIOD, Reporter
+
+if TYPE_CHECKING:
+    from serfmp.bus.loop import Loop
+
+TABLE_PERIOD: Final = 1.0
+"""Seconds between two tables of processes."""
+
+
+class Watching:
+    """See the module. `processes` is the supervisor's list, which fills later."""
+
+    def __init__(self, loop: Loop, processes: list[Process]) -> None:
+        self._loop = loop
+        self._processes = processes
+        self._reporter = Reporter("agent")
+        self._started_at = loop.clock()
+        self._lateness = 0.0
+        loop.before_wait.append(self._look)
+        loop.call_every(TABLE_PERIOD, self._tell_table)
+        loop.call_every(REPORT_PERIOD, self._report)
+
+    def started(self, process: Process) -> None:
+        """A generation begins."""
+        self._reporter.happened(
+            "process.started", {"name": process.name, "pid": process.pid, "generation": process.generation}
+        )
+
+    def ended(self, process: Process) -> None:
+        """A generation has ended, for the reason in `last_end`."""
+        self._reporter.metrics.counters[f"serfmp.process.ended.{process.name}"] += 1
+        self._reporter.happened(
+            "process.ended",
+            {
+                "name": process.name,
+                "pid": process.pid,
+                "generation": process.generation,
+                "reason": process.last_end,
+            },
+        )
+
+    def forward(self, report: frames.Report) -> None:
+        """Another process' report."""
+        rpc = self._rpc()
+        if rpc is None or not rpc.offer(report):
+            self._reporter.metrics.counters["serfmp.watching.reports_lost"] += 1
+
+    def _rpc(self) -> Process | None:
+        for process in self._processes:
+            if process.name == "rpc" and process.state is ProcessState.SERVING:
+                return process
+        return None
+
+    def _look(self) -> None:
+        self._lateness = max(self._lateness, self._loop.lateness)
+
+    def _report(self) -> None:
+        rpc = self._rpc()
+        if rpc is None:
+            return
+        now = self._loop.clock()
+        if self._reporter.metrics_due(now):
+            self._reporter.metrics.gauge("serfmp.loop.late_ms.agent", round(self._lateness * 1000, 1))
+            self._lateness = 0.0
+        report = self._reporter.take(now)
+        if report is not None:
+            rpc.offer(report)
+
+    def _tell_table(self) -> None:
+        rpc = self._rpc()
+        if rpc is None:
+            return
+        rows = [["agent", os.getpid(), 1, ProcessState.SERVING.value, -1, self._started_at, 0, ""]]
+        rows += [
+            [
+                process.name,
+                process.pid if process.running else 0,
+                process.generation,
+                process.state.value,
+                process.slot,
+                process.started_at,
+                process.restarts,
+                process.last_end,
+            ]
+            for process in self._processes
+        ]
+        rpc.offer(frames.ProcessTable(rows))

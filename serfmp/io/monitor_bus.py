@@ -1,0 +1,180 @@
+"""The public monitor bus: what happens in the agent, for whoever may open its sockets (docs/monitor-bus.md).
+
+Rules:
+
+* Two sockets in the public directory, bound here: `events` (PUB) and `snapshot` (ROUTER), the Clone pattern. Who may
+  open the directory may watch; nobody can change anything through them.
+* A message is three frames: topic, header, body. Every message has a number, counted over all messages, and a second
+  one, counted over its family (the topic's first word): a subscriber of a family sees by it what it missed.
+* The beat tells the last numbers every second, so that a loss at the end is seen, too.
+* Nobody is waited for. For each subscriber at most `EVENTS_HWM` messages wait, then new ones are dropped for it; a
+  snapshot that its asker does not take is dropped. Copies of one message and of one snapshot share their memory.
+* A family that nobody has subscribed is numbered, and not encoded.
+* The sockets have a ZeroMQ context, and so an I/O thread, of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+import zmq
+
+from serfmp.bus.endpoints import PUBLIC_EVENTS, PUBLIC_SNAPSHOT, make_public_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from serfmp.bus.loop import Loop
+
+VERSION: Final = 1
+"""Version of headers, bodies and snapshots. Raised when something is taken away or changes its meaning."""
+
+EVENTS_HWM: Final = 4096
+"""Messages that wait for one subscriber."""
+
+SNAPSHOT_HWM: Final = 4
+"""Snapshots that wait for one asker."""
+
+REQUEST_LIMIT: Final = 1024
+"""Bytes of a request or a subscription."""
+
+REQUESTS_PER_TURN: Final = 8
+"""Requests answered, and subscriptions read, in one turn."""
+
+SNAPSHOT_AGE: Final = 0.2
+"""Seconds for which one snapshot answers all who ask."""
+
+SUBSCRIPTION_LIMIT: Final = 256
+"""Different subscriptions that are remembered; beyond it everything counts as subscribed."""
+
+BEAT_PERIOD: Final = 1.0
+"""Seconds between two beats."""
+
+REQUEST: Final = b"snapshot"
+"""The only request there is."""
+
+_SOCKET_MODE: Final = 0o660
+
+
+class MonitorBus:
+    """See the module. `state()` gives the body of a snapshot but for the numbers."""
+
+    def __init__(self, loop: Loop, directory: str, node: str, state: Callable[[], dict[str, Any]]) -> None:
+        self._loop = loop
+        self._node = node
+        self._state = state
+        self.epoch = secrets.token_hex(8)
+        """Names the run of this process: numbers begin anew with another one."""
+        self._number = 0
+        self._numbers: Counter[str] = Counter()
+        self._subscribed: set[bytes] = set()
+        self._overflow = False
+        self._snapshot: tuple[float, int, zmq.Frame] | None = None
+        self.counters: Counter[str] = Counter()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._events = make_public_socket(self._context, zmq.XPUB, hwm=EVENTS_HWM, size_limit=REQUEST_LIMIT)
+        self._snapshots = make_public_socket(self._context, zmq.ROUTER, hwm=SNAPSHOT_HWM, size_limit=REQUEST_LIMIT)
+        group = Path(directory).stat().st_gid
+        for socket, name in ((self._events, PUBLIC_EVENTS), (self._snapshots, PUBLIC_SNAPSHOT)):
+            path = Path(directory) / name
+            socket.bind(f"ipc://{path}")
+            with suppress(OSError):
+                os.chown(path, -1, group)
+            path.chmod(_SOCKET_MODE)
+        loop.add_socket(self._events, self._read_subscriptions)
+        loop.add_socket(self._snapshots, self._answer)
+        loop.call_every(BEAT_PERIOD, self._beat)
+
+    def publish(self, topic: str, body: Mapping[str, Any], ltime: int | None = None, at: float | None = None) -> None:
+        """Tell all who have subscribed a prefix of `topic`. `at`: wall time of what happened, by default now."""
+        family = topic.partition(".")[0]
+        self._number += 1
+        self._numbers[family] += 1
+        name = topic.encode("utf-8", "surrogateescape")
+        if not self.wanted(name):
+            return
+        header = {
+            "version": VERSION,
+            "epoch": self.epoch,
+            "number": self._number,
+            "family_number": self._numbers[family],
+            "node": self._node,
+            "time": time.time() if at is None else at,
+            "ltime": ltime,
+        }
+        with suppress(zmq.Again):
+            self._events.send_multipart((name, _pack(header), _pack(body)), zmq.NOBLOCK)
+            self.counters["serfmp.monitors.published"] += 1
+
+    def wanted(self, topic: bytes) -> bool:
+        """Whether somebody subscribed this topic."""
+        return self._overflow or any(topic.startswith(prefix) for prefix in self._subscribed)
+
+    # --- inner part ---------------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        # Its own number is the next one.
+        self.publish("bus.beat", {"number": self._number + 1, "numbers": dict(self._numbers)})
+
+    def _read_subscriptions(self) -> None:
+        for _ in range(REQUESTS_PER_TURN):
+            try:
+                message = self._events.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if message[:1] == b"\0":
+                self._subscribed.discard(message[1:])
+            elif message[:1] == b"\1":
+                if len(self._subscribed) < SUBSCRIPTION_LIMIT:
+                    self._subscribed.add(message[1:])
+                else:
+                    self._overflow = True
+
+    def _answer(self) -> None:
+        for _ in range(REQUESTS_PER_TURN):
+            try:
+                *way, request = self._snapshots.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if len(way) > 2:
+                self.counters["serfmp.monitors.refused"] += 1
+                continue
+            self.counters["serfmp.monitors.snapshots"] += 1
+            if request == REQUEST:
+                answer = self._current()
+            else:
+                answer = zmq.Frame(_pack({"version": VERSION, "error": "unknown request; ask for 'snapshot'"}))
+            try:
+                for part in way:
+                    self._snapshots.send(part, zmq.NOBLOCK | zmq.SNDMORE)
+                self._snapshots.send(answer, zmq.NOBLOCK, copy=False)
+            except zmq.ZMQError:  # it does not read, or is gone
+                self.counters["serfmp.monitors.snapshots_dropped"] += 1
+
+    def _current(self) -> zmq.Frame:
+        now = self._loop.clock()
+        kept = self._snapshot
+        if kept is None or now - kept[0] > SNAPSHOT_AGE:
+            body = {
+                "version": VERSION,
+                "epoch": self.epoch,
+                "number": self._number,
+                "numbers": dict(self._numbers),
+                "node": self._node,
+                "time": time.time(),
+                **self._state(),
+            }
+            kept = self._snapshot = (now, self._number, zmq.Frame(_pack(body)))
+        return kept[2]
+
+
+def _pack(value: Any) -> bytes:
+    data: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
+    return data

@@ -1,0 +1,247 @@
+"""What the rpc process knows for those who watch: reports of all processes, kept as a state, and told on the bus.
+
+Rules:
+
+* Nothing here is needed for the agent's work. Everything is bounded by the member table, the process table or the
+  configuration, or by a limit of its own.
+* Topics are those of docs/monitor-bus.md. A happening of another process is told under the topic that it gave, if that
+  is one of theirs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from serfmp.bus import frames, plain
+from serfmp.bus.metrics import Sample
+from serfmp.detector.effects import Event, Member, MemberEvent, QueryReceived
+from serfmp.io.metrics_store import MetricsStore, summary
+from serfmp.io.monitor_bus import MonitorBus
+from serfmp.io.process_figures import ProcessFigures
+from serfmp.wire.address import to_text
+
+if TYPE_CHECKING:
+    from serfmp.agent.child import Child
+    from serfmp.io.rpc_replica import Replica
+
+RECENT: Final = 50
+"""Last happenings kept for snapshots."""
+
+TABLE_PERIOD: Final = 1.0
+"""Seconds between two tables of processes, and two messages of metrics."""
+
+HANDLER_TABLE: Final = "handler.table"
+_TOLD: Final = frozenset({"probe", "suspicion", "handler", "process"})
+"""Families of topics that come from other processes."""
+_NOTEWORTHY: Final = frozenset({"member", "user", "query", "suspicion", "process"})
+"""Families of which the last happenings are kept."""
+
+
+class Watching:
+    """See the module."""
+
+    def __init__(self, child: Child, replica: Replica) -> None:
+        self._child = child
+        self._replica = replica
+        self.metrics = MetricsStore()
+        self._figures = ProcessFigures()
+        self._processes: list[Any] = []
+        self._handlers: list[Any] = []
+        self._probes: dict[str, dict[str, Any]] = {}
+        self._since: dict[str, tuple[str, float]] = {}
+        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self._changed: frames.Report | None = None
+        self._bus: MonitorBus | None = None
+        if child.public:
+            self._bus = MonitorBus(child.loop, child.public, child.config.node, self.state)
+        child.tell = self._own_report
+        child.on_report = self.take_report
+        child.on_processes = self._take_processes
+        child.loop.call_every(TABLE_PERIOD, self._tell_periodically)
+
+    # --- the detector's stream ----------------------------------------------------------------------------------------
+
+    def event(self, event: Event) -> None:
+        """An event reached this node."""
+        if isinstance(event, MemberEvent):
+            members = [member_map(row) for row in event.members]
+            topic = event.kind.label.replace("-", ".", 1)
+            self._tell(topic, {"sequence": event.sequence, "members": members})
+        elif isinstance(event, QueryReceived):
+            body = {
+                "sequence": event.sequence,
+                "name": event.name,
+                "payload": event.payload,
+                "id": event.id,
+                "source": event.source_node,
+            }
+            self._tell(f"query.{event.name}", body, event.ltime)
+        else:
+            body = {
+                "sequence": event.sequence,
+                "name": event.name,
+                "payload": event.payload,
+                "coalesce": event.coalesce,
+            }
+            self._tell(f"user.{event.name}", body, event.ltime)
+
+    def frame(self, frame: Any) -> None:
+        """A change of the member table, which the replica has taken, or a report of the detector."""
+        match frame:
+            case frames.MemberRows(_, last, rows):
+                for row in rows:
+                    self._seen(plain.member_from_plain(row))
+                if last:
+                    for gone in set(self._since) - set(self._replica.names()):
+                        self._forget(gone)
+                    self._tell("member.table", {"members": len(self._since)})
+            case frames.MemberRow(row):
+                member = plain.member_from_plain(row)
+                self._seen(member)
+                self._tell("member.row", {**member_map(member), "since": self._since[member.name][1]})
+            case frames.MemberGone(name):
+                self._forget(name)
+                self._tell("member.gone", {"name": name})
+
+    def _seen(self, member: Member) -> None:
+        status = member.status.label
+        known = self._since.get(member.name)
+        if known is None or known[0] != status:
+            self._since[member.name] = (status, time.time())
+
+    def _forget(self, name: str) -> None:
+        self._since.pop(name, None)
+        self._probes.pop(name, None)
+
+    def line(self, line: frames.LogLine) -> None:
+        """A line of the agent's log."""
+        body = {"line": line.number, "level": line.level, "component": line.component, "text": line.text}
+        self._tell(f"log.{line.level.lower()}", body, None, line.at)
+
+    # --- reports ------------------------------------------------------------------------------------------------------
+
+    def take_report(self, report: frames.Report) -> None:
+        """A report of any process."""
+        self.metrics.take(report)
+        self._remember_changes(report)
+        for topic, at, ltime, body in report.happenings:
+            family = topic.partition(".")[0]
+            if family not in _TOLD:
+                continue
+            if family == "probe" and body["node"] in self._since:
+                self._probes[body["node"]] = {"at": at, **body}
+            if topic == HANDLER_TABLE:
+                self._handlers = body["handlers"]
+            self._tell(topic, body, ltime, at)
+
+    def _own_report(self, report: frames.Report) -> bool:
+        self.take_report(report)
+        return True
+
+    def _remember_changes(self, report: frames.Report) -> None:
+        changed = self._changed
+        if changed is None:
+            changed = self._changed = frames.Report("", {}, {}, {}, [], 0)
+        for name, amount in report.counters.items():
+            changed.counters[name] = changed.counters.get(name, 0) + amount
+        changed.gauges.update(report.gauges)
+        for name, values in report.samples.items():
+            changed.samples.setdefault(name, Sample()).merge(values)
+
+    def _take_processes(self, table: frames.ProcessTable) -> None:
+        self._processes = table.rows
+
+    def _tell_periodically(self) -> None:
+        if self._bus is not None:
+            for name, total in self._bus.counters.items():
+                self._child.metrics.counters[name] = total
+        self._figures.look([row[1] for row in self._processes if row[1]], self._child.loop.clock())
+        self._tell("process.table", {"processes": self.processes()})
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            samples = {name: summary(sample) for name, sample in changed.samples.items()}
+            self._tell("metric.values", {"counters": changed.counters, "gauges": changed.gauges, "samples": samples})
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+
+    def _tell(self, topic: str, body: dict[str, Any], ltime: int | None = None, at: float | None = None) -> None:
+        if self._bus is None:
+            return
+        at = time.time() if at is None else at
+        family, _, rest = topic.partition(".")
+        if family in _NOTEWORTHY and rest not in {"table", "row"}:
+            self._recent.append({"topic": topic, "time": at, "ltime": ltime, "body": body})
+        self._bus.publish(topic, body, ltime, at)
+
+    def processes(self) -> list[dict[str, Any]]:
+        """The agent's processes, with what was seen of them. Times in seconds."""
+        now = self._child.loop.clock()
+        rows = []
+        for name, pid, generation, state, slot, started, restarts, last_end in self._processes:
+            figures = self._figures.of(pid)
+            stamped = self._child.page.read(slot)[0] if slot >= 0 else 0.0
+            rows.append(
+                {
+                    "name": name,
+                    "pid": pid,
+                    "generation": generation,
+                    "state": state,
+                    "age": now - started,
+                    "heartbeat_age": max(0.0, now - stamped) if stamped else None,
+                    "restarts": restarts,
+                    "last_end": last_end,
+                    "cpu": figures.cpu,
+                    "cpu_seconds": figures.cpu_seconds,
+                    "pss": figures.pss,
+                }
+            )
+        return rows
+
+    def state(self) -> dict[str, Any]:
+        """All that is known, for a snapshot."""
+        members = []
+        for member in self._replica.members():
+            since = self._since.get(member.name)
+            members.append(
+                {
+                    **member_map(member),
+                    "since": None if since is None else since[1],
+                    "probe": self._probes.get(member.name),
+                }
+            )
+        return {
+            "lifecycle": self._replica.lifecycle,
+            "stats": self._replica.serf_stats(),
+            "members": members,
+            "queues": self.queues(),
+            "handlers": self._handlers,
+            "processes": self.processes(),
+            "metrics": self.metrics.to_plain(),
+            "recent": list(self._recent),
+        }
+
+    def queues(self) -> dict[str, dict[str, float | None]]:
+        """Sizes and bounds of queues, by name."""
+        gauges, start = self.metrics.gauges, "serfmp.queue."
+        return {
+            name.removeprefix(start): {
+                "size": size,
+                "bound": gauges.get(f"serfmp.queue_limit.{name.removeprefix(start)}"),
+            }
+            for name, size in gauges.items()
+            if name.startswith(start)
+        }
+
+
+def member_map(member: Member) -> dict[str, Any]:
+    """A member as monitors get it."""
+    return {
+        "name": member.name,
+        "address": to_text(member.address),
+        "port": member.port,
+        "tags": dict(member.tags),
+        "status": member.status.label,
+        "versions": list(member.versions),
+    }
