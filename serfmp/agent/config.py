@@ -38,6 +38,12 @@ class AgentConfig:
     """The keys of the keyring file, the primary first; never together with `encrypt_key`."""
     keyring_file: str = ""
     """Where the keyring was read from."""
+    interface: str = ""
+    """Network interface whose address is bound; empty: any. `bind_host` is that address already."""
+    protocol: int = 5
+    """The Serf protocol that this node tells others to speak with it."""
+    validate_node_names: bool = False
+    """Whether names of nodes may hold letters, digits, `-` and `.` only."""
     label: str = ""
     """Label of all gossip (spec wire.md 4.7); empty: none, as Serf's agents."""
     start_join: tuple[str, ...] = ()
@@ -51,6 +57,8 @@ class AgentConfig:
     handlers: tuple[str | dict[str, Any], ...] = ()
     """Handlers in the order in which they were given: texts in Serf's grammar, and objects (`serfmp.events.specs`)."""
     tags: dict[str, str] = field(default_factory=dict)
+    tags_file: str = ""
+    """Where `tags` were read from, and changes of them are written; empty: nowhere."""
     log_level: str = "INFO"
     profile: str = "lan"
     compression: bool = True

@@ -8,12 +8,13 @@ Rules:
   wrong types are refused, all of a file at once, each with its place. `null` is nothing.
 * Later sources win: a text, number or duration that is not empty or zero replaces, a boolean can only be switched on,
   lists are appended, tags are merged key by key. Flags are the last source.
-* Every value knows where it came from.
+* Every value knows where it came from: of a JSON file of several lines, the line, too. Errors tell it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ KEYS: Final[Mapping[str, Kind]] = {
     "tags_file": Kind.TEXT,
     "tombstone_timeout": Kind.DURATION,
     "user_event_size_limit": Kind.NUMBER,
+    "validate_node_names": Kind.SWITCH,
     "workers": Kind.NUMBER,
 }
 """All keys. Ours are `heal_interval`, `label`, `monitor_group`, `runtime_dir`, `script_grace`, `start_method` and
@@ -92,12 +94,9 @@ KEYS: Final[Mapping[str, Kind]] = {
 WITHOUT_EFFECT: Final = (
     "discover",
     "enable_syslog",
-    "interface",
-    "protocol",
     "statsd_addr",
     "statsite_addr",
     "syslog_facility",
-    "tags_file",
 )
 """Serf's keys that this version reads and does nothing with."""
 
@@ -117,15 +116,23 @@ _GO_TYPES: Final[Mapping[type, str]] = {
 }
 
 
+class SettingError(UserError):
+    """The value of this key cannot be used."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+
 @dataclass(slots=True)
 class Settings:
-    """Merged values, and the origin of each: `flag`, a file's name, or, for lists and tags, all of them."""
+    """Merged values, and the origin of each: `flag`, a file's name and line, or, for lists and tags, all of them."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
-    def merge(self, origin: str, given: Mapping[str, Any]) -> None:
-        """Let a later source take effect."""
+    def merge(self, source: str, given: Mapping[str, Any], lines: Mapping[str, int] | None = None) -> None:
+        """Let a later source take effect. `lines` tells where in it each key stands, as far as that is known."""
         for key, value in given.items():
             kind = KEYS[key]
             if not value and not (key == "enable_compression" and value is False):
@@ -137,6 +144,7 @@ class Settings:
             else:
                 self.values[key] = value
                 self.origins.pop(key, None)
+            origin = f"{source}:{lines[key]}" if lines and key in lines else source
             before = self.origins.get(key)
             self.origins[key] = f"{before}, {origin}" if before and before != origin else origin
 
@@ -144,13 +152,18 @@ class Settings:
         """The value of a key."""
         return self.values.get(key, default)
 
+    def placed(self, error: UserError) -> UserError:
+        """The error with the place in a file that it comes from, if it comes from one."""
+        origin = self.origins.get(error.key, "flag") if isinstance(error, SettingError) else "flag"
+        return error if origin == "flag" else UserError(f"{error} ({origin})")
+
 
 def read_sources(paths: Iterable[str]) -> Settings:
     """The merged values of these files and directories. Raises `UserError` with everything that is wrong with one."""
     settings = Settings()
     for path in paths:
         for file in _files(path):
-            settings.merge(file, read_file(file))
+            settings.merge(file, *read_file(file))
     return settings
 
 
@@ -165,8 +178,8 @@ def _files(path: str) -> list[str]:
     return [str(place / name) for name in names if name.endswith((".json", ".toml"))]
 
 
-def read_file(path: str) -> dict[str, Any]:
-    """The checked values of one file by their keys. Raises `UserError`."""
+def read_file(path: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """The checked values of one file by their keys, and the lines of those that are known. Raises `UserError`."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -174,8 +187,10 @@ def read_file(path: str) -> dict[str, Any]:
     if len(data) > LARGEST_FILE:
         raise UserError(f"Error reading '{path}': it has {len(data)} bytes, more than {LARGEST_FILE}")
     try:
-        content = _toml(data) if path.endswith(".toml") else _json(data)
-        return decode(content)
+        if path.endswith(".toml"):
+            return decode(_toml(data)), {}
+        content, lines = _json(data)
+        return decode(content, lines), lines
     except UserError as error:
         raise UserError(f"Error decoding '{path}': {error}") from None
 
@@ -187,17 +202,42 @@ def _toml(data: bytes) -> Any:
         raise UserError(str(error)) from None
 
 
-def _json(data: bytes) -> Any:
+def _json(data: bytes) -> tuple[Any, dict[str, int]]:
     text = data.decode("utf-8", "replace")
     start = len(text) - len(text.lstrip())
     if start == len(text):
         raise UserError("EOF")
     try:
         # What stands behind the value is ignored, as Serf does.
-        value, _end = json.JSONDecoder().raw_decode(text, start)
+        value, end = json.JSONDecoder().raw_decode(text, start)
     except json.JSONDecodeError as error:
         raise UserError(_json_fault(text, error)) from None
-    return value
+    except RecursionError:
+        raise UserError("it is nested too deeply") from None
+    return value, _lines(text[:end]) if isinstance(value, dict) and "\n" in text[:end].strip() else {}
+
+
+_GAP: Final = re.compile(r"[\s,:]*")
+
+
+def _lines(text: str) -> dict[str, int]:
+    """The lines of the keys of this JSON object, which is known to be one."""
+    decoder = json.JSONDecoder()
+    lines: dict[str, int] = {}
+    at = text.index("{") + 1
+    while True:
+        at = _end_of_gap(text, at)
+        if text[at] == "}":
+            return lines
+        name, end = decoder.raw_decode(text, at)
+        key = name if name in KEYS else name.lower()
+        lines[key] = text.count("\n", 0, at) + 1
+        _value, at = decoder.raw_decode(text, _end_of_gap(text, end))
+
+
+def _end_of_gap(text: str, at: int) -> int:
+    found = _GAP.match(text, at)
+    return at if found is None else found.end()
 
 
 def _json_fault(text: str, error: json.JSONDecodeError) -> str:
@@ -209,8 +249,11 @@ def _json_fault(text: str, error: json.JSONDecodeError) -> str:
     return f"{error.msg} at line {error.lineno}, column {error.colno}"
 
 
-def decode(content: Any) -> dict[str, Any]:
-    """The values of a file's content by their keys. Raises `UserError` that names every unknown key and wrong type."""
+def decode(content: Any, lines: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The values of a file's content by their keys.
+
+    Raises `UserError` that names every unknown key and wrong type, with its line where that is known.
+    """
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -218,22 +261,32 @@ def decode(content: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     faults: list[str] = []
     unknown: list[str] = []
+    known = lines or {}
     for name, value in content.items():
         key = name if name in KEYS else name.lower()
         if key not in KEYS or (key != name and key in content) or key in values:
-            unknown.append(name)
+            unknown.append(f"{name}{_at(known.get(key))}")
         elif value is not None:
-            values[key] = _checked(key, KEYS[key], value, faults)
+            found: list[str] = []
+            values[key] = _checked(key, KEYS[key], value, found)
+            faults += [f"{fault}{_at(known.get(key))}" for fault in found]
     if unknown:
         faults.append(f"'' has invalid keys: {', '.join(sorted(unknown))}")
     if faults:
         raise UserError(f"{len(faults)} error(s) decoding:\n\n" + "\n".join(f"* {fault}" for fault in faults))
     for key, value in values.items():
-        if KEYS[key] is Kind.DURATION:
-            values[key] = _duration(key, value)
-    if values.get("event_handlers"):
-        parse_handlers(values["event_handlers"])
+        try:
+            if KEYS[key] is Kind.DURATION:
+                values[key] = _duration(key, value)
+            elif KEYS[key] is Kind.HANDLERS:
+                parse_handlers(value)
+        except UserError as error:
+            raise UserError(f"{error}{_at(known.get(key))}") from None
     return values
+
+
+def _at(line: int | None) -> str:
+    return "" if line is None else f" (line {line})"
 
 
 def _checked(key: str, kind: Kind, value: Any, faults: list[str]) -> Any:

@@ -97,8 +97,10 @@ class Reload:
             if getattr(read, name) != getattr(present, name)
             for text in _told(name, getattr(present, name), getattr(read, name))
         ]
-        self._tags = _tag_changes(self._last_read.tags, read.tags)
-        self._changes += _tags_told(self._last_read.tags, read.tags)
+        # The tags of a tags file change over RPC only.
+        told = read.tags if not read.tags_file else self._last_read.tags
+        self._tags = _tag_changes(self._last_read.tags, told)
+        self._changes += _tags_told(self._last_read.tags, told)
         for item in dataclasses.fields(read):
             old, now = getattr(self._last_read, item.name), getattr(read, item.name)
             if item.name not in _APART and old != now:

@@ -95,10 +95,10 @@ LEAVE_MARGIN: Final = 3.0
 """Seconds that a leave may take beyond its two broadcasts: the propagate delay and a restart of the detector."""
 
 
-def run_agent(config: AgentConfig, reread: Callable[[], AgentConfig] | None = None) -> int:
+def run_agent(config: AgentConfig, reread: Callable[[Callable[[str], None]], AgentConfig] | None = None) -> int:
     """Run an agent until it leaves, is told to stop, or cannot go on. Returns the exit code.
 
-    `reread()` gives the configuration that the command line and the files mean now, for SIGHUP.
+    `reread(warn)` gives the configuration that the command line and the files mean now, for SIGHUP.
     """
     supervisor = Supervisor(config, reread)
     try:
@@ -113,7 +113,9 @@ def run_agent(config: AgentConfig, reread: Callable[[], AgentConfig] | None = No
 class Supervisor:
     """See the module."""
 
-    def __init__(self, config: AgentConfig, reread: Callable[[], AgentConfig] | None = None) -> None:
+    def __init__(
+        self, config: AgentConfig, reread: Callable[[Callable[[str], None]], AgentConfig] | None = None
+    ) -> None:
         self.config = config
         self.loop = Loop()
         self.exit_code = 1
@@ -122,11 +124,15 @@ class Supervisor:
         self._log = self._hub.say
         self._feed = LineFeed(self.loop)
         self._hub.takers += [self._terminal.log, self._feed.add]
-        self._reload = Reload(self.loop, reread or (lambda: config), config, self._adopt, self._terminal.output)
+        read = (lambda: config) if reread is None else (lambda: reread(self._warn))
+        self._reload = Reload(self.loop, read, config, self._adopt, self._terminal.output)
         self._processes: list[Process] = []
         self._runtime: RuntimeDirectory | None = None
         self._journals: dict[str, int] = {}
         self._started = False
+        self._released = False
+        self._hangup_waits = False
+        """A SIGHUP came before the start was complete."""
         self._leaving = False
         self._signalled_at = 0.0
         self._stopping = False
@@ -181,6 +187,8 @@ class Supervisor:
             importlib.import_module(module)
         gc.collect()
         gc.freeze()
+        if self.config.tags_file and self.config.tags:
+            self._log("INFO", "agent", f"Restored {len(self.config.tags)} tag(s) from {self.config.tags_file}")
         if self.config.keyring:
             count, path = len(self.config.keyring), self.config.keyring_file
             self._log("INFO", "agent", f"Restored keyring with {count} keys from {path}")
@@ -189,6 +197,9 @@ class Supervisor:
             self._spawn(process)
         self.loop.call_every(CHECK_PERIOD, self._check)
         self.loop.call_later(START_LIMIT, self._start_is_overdue)
+
+    def _warn(self, text: str) -> None:
+        self._terminal.output(text.removeprefix("==> "))
 
     def _retries_used_up(self) -> None:
         self.exit_code = 1
@@ -293,7 +304,10 @@ class Supervisor:
         self._terminal.output("Log data will now stream in as it occurs:")
         self._terminal.info()
         self._terminal.release()
+        self._released = True
         self._retry_join.begin()
+        if self._hangup_waits:
+            self._on_hangup()
 
     # --- children -----------------------------------------------------------------------------------------------------
 
@@ -509,12 +523,17 @@ class Supervisor:
             match number:
                 case signal.SIGCHLD:
                     reap_orphans({p.pid for p in self._processes if p.running})
-                case signal.SIGHUP if not self._leaving and self._started:
-                    self._terminal.output("Caught signal: hangup")
-                    self._terminal.output("Reloading configuration...")
-                    self._reload.begin(self.config, self._processes)
+                case signal.SIGHUP if not self._released and not self._stopping:
+                    self._hangup_waits = True
+                case signal.SIGHUP if not self._leaving:
+                    self._on_hangup()
                 case signal.SIGINT | signal.SIGTERM | signal.SIGHUP:
                     self._on_stop_signal(number)
+
+    def _on_hangup(self) -> None:
+        self._terminal.output("Caught signal: hangup")
+        self._terminal.output("Reloading configuration...")
+        self._reload.begin(self.config, self._processes)
 
     def _on_stop_signal(self, number: int) -> None:
         now = time.monotonic()

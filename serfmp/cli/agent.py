@@ -10,8 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_RPC_ADDRESS
-from serfmp.agent.files import KEYS, SECRETS
-from serfmp.cli.agent_config import check, gather, in_effect, make_config, with_keyring
+from serfmp.agent.files import KEYS, SECRETS, Kind
+from serfmp.cli.agent_config import check, gather, in_effect, make_config, with_files
 from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag
 from serfmp.cli.output import complain, go_json, say, table, visible
 from serfmp.errors import UserError
@@ -78,6 +78,11 @@ COMMAND: Final = GoCommand(
             shown="event-handler=[filters=]script",
         ),
         flag(
+            "iface",
+            "Network interface to bind to: its first address, or, with -bind, that address, which it must have.",
+            shown="iface=name",
+        ),
+        flag(
             "join",
             "Address of a node to join at the start; the agent ends if none of them answers. May be given several "
             "times.",
@@ -100,6 +105,13 @@ COMMAND: Final = GoCommand(
         flag("format", "How -check shows it: text (default) or json.", default="text", shown="format=text"),
         flag("node", "Name of this node, unique in the cluster. Default: the host's name.", shown="node=name"),
         flag("profile", "Timing that fits the network: lan, wan or local.", shown="profile=lan"),
+        flag(
+            "protocol",
+            "Serf protocol that this node tells the others to speak with it: 2 to 5. Default: the latest.",
+            kind=INTEGER,
+            default=0,
+            shown="protocol=5",
+        ),
         flag(
             "rejoin",
             "After a graceful leave, too, join the members of the snapshot at the next start.",
@@ -146,6 +158,11 @@ COMMAND: Final = GoCommand(
         ),
         flag("start-method", "How processes are started: fork or exec.", shown="start-method=fork"),
         flag("tag", "Tag of this node. May be given several times.", many=True, shown="tag key=value"),
+        flag(
+            "tags-file",
+            "File that keeps the tags of this node (JSON) as they change while it runs. Not together with other tags.",
+            shown="tags-file=path",
+        ),
         flag("workers", "Processes that run handlers.", kind=INTEGER, default=None, shown="workers=2"),
     ],
 )
@@ -161,7 +178,7 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
         say(f"==> {error}")
         return 1
     try:
-        config = with_keyring(config)
+        config = with_files(config)
     except UserError as error:
         say("==> Starting Serf agent...")
         say(f"==> Failed to setup the Serf agent: {error}")
@@ -174,7 +191,7 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
         return 1
     from serfmp.agent.supervisor import run_agent
 
-    return run_agent(config, lambda: make_config(gather(values), say))
+    return run_agent(config, lambda warn: make_config(gather(values), warn))
 
 
 def _check(values: dict[str, Any]) -> int:
@@ -186,8 +203,7 @@ def _check(values: dict[str, Any]) -> int:
         settings = gather(values)
         # JSON stays JSON: what is odd is told beside it.
         config = make_config(settings, complain if values["format"] == "json" else say)
-        with_keyring(config)
-        check(config)
+        check(with_files(config))
     except UserError as error:
         say(f"==> {error}")
         return 1
@@ -200,6 +216,14 @@ def _check(values: dict[str, Any]) -> int:
     if values["format"] == "json":
         say(go_json({key: {"value": value, "origin": origin} for key, value, origin in rows}))
     else:
-        texts = [[key, "-" if value is None else visible(json.dumps(value)), origin] for key, value, origin in rows]
+        texts = [[key, _shown(key, value), origin] for key, value, origin in rows]
         say(table([["key", "value", "from"], *texts]))
     return 0
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if KEYS[key] is Kind.DURATION:
+        return f"{value:g}s"
+    return visible(json.dumps(value, ensure_ascii=False))

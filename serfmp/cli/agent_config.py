@@ -1,8 +1,9 @@
 """The agent's configuration from its flags and files (spec agent.md 1.2, 1.5, 1.6).
 
-Rules: `gather` merges flags and files, `make_config` checks and turns the result into one `AgentConfig`, `with_keyring`
-adds the keys of the keyring file, `check` refuses what would fail later. Each raises one `UserError`; what is wrong is
-found in the order of the spec. Defaults are those of `AgentConfig`.
+Rules: `gather` merges flags and files, `make_config` checks and turns the result into one `AgentConfig`, `with_files`
+adds the tags of the tags file and the keys of the keyring file, `check` refuses what would fail later. Each raises one
+`UserError`, with the place in a file that it comes from; what is wrong is found in the order of the spec. Defaults are
+those of `AgentConfig`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_PORT, AgentConfig
-from serfmp.agent.files import WITHOUT_EFFECT, Settings, read_sources
+from serfmp.agent.files import WITHOUT_EFFECT, SettingError, Settings, read_sources
+from serfmp.agent.interfaces import interface_address, require_interface
 from serfmp.agent.keys import decode_key, read_keyring_file
+from serfmp.agent.runtime import base_directory
+from serfmp.agent.tags_file import read_tags_file
 from serfmp.cli.flags import parse_tag
 from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
+from serfmp.detector.config import NAME_RULE, SERF_PROTOCOL_MAX, SERF_PROTOCOL_MIN, is_valid_name
 from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
@@ -44,6 +49,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _AS_IT_STANDS: Final = {
     "disable_coordinates": "disable_coordinates",
     "enable_compression": "compression",
+    "interface": "interface",
     "heal_interval": "heal_interval",
     "keyring_file": "keyring_file",
     "leave_on_terminate": "leave_on_terminate",
@@ -62,8 +68,10 @@ _AS_IT_STANDS: Final = {
     "skip_leave_on_interrupt": "skip_leave_on_interrupt",
     "snapshot_path": "snapshot_path",
     "start_method": "start_method",
+    "tags_file": "tags_file",
     "tombstone_timeout": "tombstone_timeout",
     "user_event_size_limit": "user_event_size_limit",
+    "validate_node_names": "validate_node_names",
 }
 """Settings that are fields of the configuration under these names; where one is not given the field's default holds."""
 
@@ -72,6 +80,7 @@ _CHECKED: Final = {
     "label": "label",
     "log_level": "log_level",
     "node_name": "node",
+    "protocol": "protocol",
     "retry_interval": "retry_interval",
     "retry_max_attempts": "retry_max_attempts",
     "workers": "workers",
@@ -87,11 +96,13 @@ def gather(values: dict[str, Any]) -> Settings:
         "broadcast_timeout": values["broadcast_timeout"] and _broadcast_timeout(values["broadcast_timeout"]),
         "encrypt_key": values["encrypt"],
         "event_handlers": list(values["event_handler"]),
+        "interface": values["iface"],
         "keyring_file": values["keyring_file"],
         "label": values["label"],
         "log_level": values["log_level"],
         "node_name": values["node"],
         "profile": values["profile"],
+        "protocol": max(0, values["protocol"]),
         "replay_on_join": values["replay"],
         "retry_interval": values["retry_interval"] and _duration(values["retry_interval"]),
         "retry_join": list(values["retry_join"]),
@@ -104,6 +115,7 @@ def gather(values: dict[str, Any]) -> Settings:
         "start_join": list(values["join"]),
         "start_method": values["start_method"],
         "tags": _tags(values["tag"]),
+        "tags_file": values["tags_file"],
     }
     if values["disable_compression"]:
         flags["enable_compression"] = False
@@ -120,10 +132,20 @@ def gather(values: dict[str, Any]) -> Settings:
 
 def make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig:
     """The configuration that these settings mean. Raises `UserError`. `warn` gets what is odd about them."""
+    try:
+        return _make_config(settings, warn)
+    except UserError as error:
+        raise settings.placed(error) from None
+
+
+def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig:
     get = settings.get
     node = _node(get("node_name", ""))
     handlers = tuple(get("event_handlers", ()))
     parse_handlers(handlers)
+    interface = get("interface", "")
+    if interface:
+        require_interface(interface)
     tags = dict(get("tags", {}))
     if get("role"):
         warn("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
@@ -143,14 +165,17 @@ def make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig:
             warn(f"==> Warning: '{key}' ({settings.origins[key]}) has no effect in this version")
     level = _log_level(get("log_level", ""))
     bind_host, bind_port = _address(get("bind", DEFAULT.bind_host), DEFAULT_PORT, "bind")
+    if interface:
+        bind_host = interface_address(interface, bind_host, warn)
     advertise = get("advertise", "")
     advertise_host, advertise_port = _address(advertise, 0, "advertise") if advertise else ("", 0)
     profile = get("profile", DEFAULT.profile)
     if profile not in PROFILES:
-        raise UserError(f"Unknown profile: {profile}")
+        raise SettingError("profile", f"Unknown profile: {profile}")
     method = get("start_method", DEFAULT.start_method)
     if method not in START_METHODS:
-        raise UserError(f"Invalid start method: {method}. Valid start methods are: [{' '.join(START_METHODS)}]")
+        text = f"Invalid start method: {method}. Valid start methods are: [{' '.join(START_METHODS)}]"
+        raise SettingError("start_method", text)
     given = {field: settings.values[key] for key, field in _AS_IT_STANDS.items() if key in settings.values}
     return AgentConfig(
         node=node,
@@ -167,6 +192,7 @@ def make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig:
         handlers=handlers,
         tags=tags,
         log_level=level,
+        protocol=get("protocol", DEFAULT.protocol) if get("protocol", 0) > 0 else DEFAULT.protocol,
         workers=_workers(get("workers", DEFAULT.workers)),
         broadcast_timeout=broadcast_timeout,
         resolve_name_conflicts=not get("disable_name_resolution", False),
@@ -177,12 +203,24 @@ def make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig:
 def in_effect(config: AgentConfig) -> dict[str, Any]:
     """What the settings are that were not given, by their keys; those that have no default are not there."""
     values = {key: getattr(config, field) for key, field in (_AS_IT_STANDS | _CHECKED).items()}
-    bind = join_host_port(config.bind_host, config.bind_port)
-    return {key: value for key, value in {**values, "bind": bind}.items() if value != ""}
+    values |= {
+        "bind": join_host_port(config.bind_host, config.bind_port),
+        "disable_name_resolution": not config.resolve_name_conflicts,
+        "event_handlers": [],
+        "retry_join": [],
+        "runtime_dir": str(base_directory(config)),
+        "start_join": [],
+        "tags": config.tags,
+    }
+    return {key: value for key, value in values.items() if value != ""}
 
 
-def with_keyring(config: AgentConfig) -> AgentConfig:
-    """The configuration with the keys of its keyring file."""
+def with_files(config: AgentConfig) -> AgentConfig:
+    """The configuration with the tags of its tags file and the keys of its keyring file. Raises `UserError`."""
+    if config.tags_file:
+        if config.tags:
+            raise UserError("Tags config not allowed while using tag files")
+        config = dataclasses.replace(config, tags=read_tags_file(config.tags_file))
     if not config.keyring_file:
         return config
     if config.encrypt_key:
@@ -192,7 +230,13 @@ def with_keyring(config: AgentConfig) -> AgentConfig:
 
 def check(config: AgentConfig) -> None:
     """Refuse what could not be gossiped. Raises `UserError`."""
-    encode_tags(config.tags)
+    if not SERF_PROTOCOL_MIN <= config.protocol <= SERF_PROTOCOL_MAX:
+        side = "low" if config.protocol < SERF_PROTOCOL_MIN else "high"
+        allowed = f"[{SERF_PROTOCOL_MIN}, {SERF_PROTOCOL_MAX}]"
+        raise UserError(f"Protocol version '{config.protocol}' too {side}. Must be in range: {allowed}")
+    if config.validate_node_names and not is_valid_name(config.node):
+        raise UserError(f"node name {config.node!r} is not allowed with validate_node_names: {NAME_RULE}")
+    encode_tags(config.tags, config.protocol)
     try:
         Keyring((config.encrypt_key,) if config.encrypt_key else ())
     except UserError as error:
@@ -203,7 +247,8 @@ def check(config: AgentConfig) -> None:
 
 def _workers(number: int) -> int:
     if not 1 <= number <= WORKERS_MAX:
-        raise UserError(f"Invalid number of workers: {number}. It must be in range: [1, {WORKERS_MAX}]")
+        text = f"Invalid number of workers: {number}. It must be in range: [1, {WORKERS_MAX}]"
+        raise SettingError("workers", text)
     return number
 
 
@@ -218,14 +263,14 @@ def _encrypt_key(text: str) -> bytes:
     try:
         return decode_key(text)
     except UserError as error:
-        raise UserError(f"Invalid encryption key: {error}") from None
+        raise SettingError("encrypt_key", f"Invalid encryption key: {error}") from None
 
 
 def _label(label: str) -> str:
     try:
         PacketFormat(label=label)
     except UserError as error:
-        raise UserError(f"Invalid label: {error}") from None
+        raise SettingError("label", f"Invalid label: {error}") from None
     return label
 
 
@@ -261,14 +306,16 @@ def _node(name: str) -> str:
     if not name:
         name = socket.gethostname()
     if _CONTROL.search(name):
-        raise UserError(f"Invalid node name: {name!r} holds control characters; name the node with -node")
+        text = f"Invalid node name: {name!r} holds control characters; name the node with -node"
+        raise SettingError("node_name", text)
     return name
 
 
 def _log_level(text: str) -> str:
     level = text.upper() or "INFO"
     if level not in LEVELS:
-        raise UserError(f"Invalid log level: {level}. Valid log levels are: [{' '.join(LEVELS)}]")
+        text = f"Invalid log level: {level}. Valid log levels are: [{' '.join(LEVELS)}]"
+        raise SettingError("log_level", text)
     return level
 
 
@@ -282,4 +329,4 @@ def _address(text: str, default_port: int, what: str) -> tuple[str, int]:
             host, port = text.removeprefix("[").removesuffix("]"), default_port
         return (resolve_host(host) if host else DEFAULT.bind_host), port
     except UserError as error:
-        raise UserError(f"Invalid {what} address: {error}") from None
+        raise SettingError(what, f"Invalid {what} address: {error}") from None

@@ -6,6 +6,7 @@ names the value. All durations are seconds. Constants of the protocol stand here
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,6 +26,17 @@ SERF_PROTOCOL_MAX: Final = 5
 """Highest Serf protocol understood (spec serf.md 1)."""
 USER_EVENT_SIZE_CAP: Final = 9 * 1024
 """No configuration may raise the size limit of user events above this, in bytes (spec serf.md 1)."""
+
+
+NAME_RULE: Final = "letters, digits, '-' and '.', 128 at most"
+"""What a node name holds where names are validated (spec agent.md 1.10)."""
+
+_VALID_NAME: Final = re.compile(r"[A-Za-z0-9.-]{1,128}")
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether a node name keeps to `NAME_RULE`."""
+    return _VALID_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +148,10 @@ class CoreConfig:
     """Keys of the start, the primary first; none: nothing is encrypted, ever."""
     keyring_file: bool = False
     """Whether changes of keys are to be stored."""
+    tags_file: bool = False
+    """Whether changes of tags are to be stored."""
+    validate_node_names: bool = False
+    """Whether nodes are refused whose names hold anything but letters, digits, `-` and `.`, or more than 128 bytes."""
     label_overhead: int = 0
     """Bytes that a label adds to a packet: 0 without, else 2 + its length (spec swim.md 7.5)."""
     event_buffer: int = 512
@@ -210,6 +226,8 @@ class CoreConfig:
     def __post_init__(self) -> None:
         if not self.node:
             raise UserError("the node name must not be empty")
+        if self.validate_node_names and not is_valid_name(self.node):
+            raise UserError(f"the node name {self.node!r} breaks the rule of validate_node_names: {NAME_RULE}")
         if "\n" in self.node:
             raise UserError(f"the node name {self.node!r} contains a newline, which the snapshot file cannot carry")
         if len(self.address) not in {4, 16}:

@@ -198,6 +198,11 @@ class Core:
         self._enter(now)
         self._serf.ring.stored(token, error)
 
+    def tags_stored(self, token: int, error: str, now: float) -> None:
+        """How a `StoreTags` ended."""
+        self._enter(now)
+        self._tagging.stored(token, error)
+
     def request(self, id: RequestId, request: Request, now: float) -> None:
         """Carry out a request; an `Answer` follows, now or later."""
         self._enter(now)

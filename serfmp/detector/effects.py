@@ -245,6 +245,14 @@ class StoreKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreTags:
+    """Write these tags to the tags file. Answered by `core.tags_stored` with the token."""
+
+    token: int
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class KeysChanged:
     """From now on these keys encrypt (the first) and decrypt gossip."""
 
@@ -345,6 +353,7 @@ Effect = (
     | QueryProgress
     | SnapshotLines
     | StoreKeys
+    | StoreTags
     | KeysChanged
     | Log
     | Count

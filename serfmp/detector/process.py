@@ -22,6 +22,7 @@ import zmq
 
 from serfmp.agent.journal import Journal
 from serfmp.agent.keys import KEYRING_MODE, keyring_file_content
+from serfmp.agent.tags_file import TAGS_MODE, tags_file_content
 from serfmp.bus import frames, plain
 from serfmp.bus.endpoints import PACKET_HWM, make_socket
 from serfmp.detector import effects as fx
@@ -102,6 +103,7 @@ class Detector:
             fx.QueryProgress: self._query_progress,
             fx.SnapshotLines: self._snapshot_lines,
             fx.StoreKeys: self._store_keys,
+            fx.StoreTags: self._store_tags,
             fx.KeysChanged: lambda effect: child.send_control(frames.KeysNotice(list(effect.keys))),
             fx.Log: lambda effect: child.log(effect.level, effect.component, effect.text),
             fx.Count: lambda effect: metrics.count(effect.name, effect.amount),
@@ -172,6 +174,13 @@ class Detector:
         self._disk.submit(
             lambda: replace_file(path, content, KEYRING_MODE),
             lambda error: self._core.keys_stored(effect.token, error, self._loop.clock()),
+        )
+
+    def _store_tags(self, effect: fx.StoreTags) -> None:
+        path, content = self._child.config.tags_file, tags_file_content(effect.tags)
+        self._disk.submit(
+            lambda: replace_file(path, content, TAGS_MODE),
+            lambda error: self._core.tags_stored(effect.token, error, self._loop.clock()),
         )
 
     def _look_at_snapshot(self) -> None:
@@ -411,6 +420,9 @@ def core_config(child: Child) -> CoreConfig:
         address=config.advertise_address,
         port=config.advertise_port,
         tags=config.tags,
+        tags_file=bool(config.tags_file),
+        serf_protocol=config.protocol,
+        validate_node_names=config.validate_node_names,
         profile=PROFILES[config.profile],
         encryption_overhead=OVERHEAD if config.keys else 0,
         label_overhead=len(label_header(label)) if label else 0,

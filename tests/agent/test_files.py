@@ -111,7 +111,35 @@ def test_what_is_wrong_is_told_with_the_file_and_the_key(tmp_path: Path, content
     ],
 )
 def test_what_serf_takes_is_taken(tmp_path: Path, content: str, values: dict[str, Any]) -> None:
-    assert read_file(write(tmp_path / "c.json", content)) == values
+    assert read_file(write(tmp_path / "c.json", content)) == (values, {})
+
+
+TWO_LINES = """{
+  "node_name": "a", "Tags": {"k": "}{,:"},
+
+  "start_join": ["\\"x", {"y": 1}],
+  "retry_interval": "5", "other": null
+}"""
+
+
+def test_values_and_mistakes_of_a_file_of_several_lines_have_their_lines(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_file(write(tmp_path / "c.json", TWO_LINES))
+    assert str(caught.value).splitlines()[2:] == [
+        (
+            "* 'start_join[1]' expected type 'string', got unconvertible type 'map[string]interface {}', "
+            "value: '{'y': 1}' (line 4)"
+        ),
+        "* '' has invalid keys: other (line 5)",
+    ]
+    good = TWO_LINES.replace(', {"y": 1}', "").replace(', "other": null', "")
+    with pytest.raises(UserError, match=r'time: missing unit in duration "5" \(line 5\)$'):
+        read_file(write(tmp_path / "c.json", good))
+    path = write(tmp_path / "c.json", good.replace('"5"', '"5s"'))
+    origins = read_sources([path, write(tmp_path / "d.json", {"start_join": ["z"]})]).origins
+    assert origins["node_name"] == f"{path}:2"
+    assert origins["tags"] == f"{path}:2"
+    assert origins["start_join"] == f"{path}:4, {tmp_path / 'd.json'}"
 
 
 def test_a_file_that_is_not_there_is_named() -> None:

@@ -53,6 +53,14 @@ def test_handlers_come_change_and_go_and_what_waits_is_run(launch: Launcher, tmp
     agent.wait_log("[DEBUG]", DEADLINE_S)
 
 
+def test_a_hangup_during_the_start_is_a_reload_once_that_is_over(launch: Launcher) -> None:
+    agent = launch.serfmp("one", wait=False)
+    eventually(lambda: "gossip" in agent.pids_by_role(), DEADLINE_S, "signals are taken")
+    agent.signal(signal.SIGHUP)
+    agent.wait_log("==> Reloaded: nothing has changed", DEADLINE_S)
+    assert agent.statuses() == {"one": "alive"}
+
+
 def test_a_wrong_file_changes_nothing(launch: Launcher, tmp_path: Path) -> None:
     file, seen = tmp_path / "c.json", tmp_path / "seen"
     write(file, event_handlers=[f"user=echo $SERF_USER_EVENT >> {seen}"], tags={"a": "1"})

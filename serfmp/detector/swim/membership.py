@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from serfmp.detector.config import NAME_RULE, is_valid_name
 from serfmp.detector.effects import Record
 from serfmp.detector.records import RecordKind
 from serfmp.detector.swim.awareness import Awareness
@@ -214,6 +215,11 @@ class Membership:
             if not self._context.quiet(f"versions {message.node}"):
                 text = f"Ignoring an alive message for '{message.node}' because protocol version(s) are wrong: {fault}"
                 self._context.log("WARN", "memberlist", text)
+            return False
+        if self._context.config.validate_node_names and not is_valid_name(message.node):
+            self._context.count("serfmp.refused.name")
+            if not self._context.quiet(f"name {message.node}"):
+                self._context.log("WARN", "memberlist", f"Ignoring an alive message for {message.node!r}: {NAME_RULE}")
             return False
         return self._valid(message.incarnation)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from serfmp.detector.effects import EventKind, Gauge, MemberStatus
 from serfmp.detector.swim.membership import INCARNATION_LIMIT
 from serfmp.detector.swim.table import NodeState
+from serfmp.errors import UserError
 from serfmp.wire.messages import Alive, Dead, Suspect
 from tests.detector.rig import OWN, VERSIONS, Rig, address_of
 
@@ -64,6 +67,17 @@ def test_a2_a3_an_alive_with_wrong_or_missing_versions_is_dropped(versions: byte
     rig = Rig()
     rig.alive(versions=versions)
     assert not rig.known()
+
+
+def test_a_name_that_breaks_the_rule_is_refused_where_names_are_validated() -> None:
+    rig = Rig(validate_node_names=True)
+    for name in ("a b", "x/y", "é", "n" * 129):
+        rig.alive(name)
+        assert not rig.known(name)
+    rig.alive("Web-1.example" + "n" * 115)
+    assert rig.known("Web-1.example" + "n" * 115)
+    with pytest.raises(UserError, match="breaks the rule of validate_node_names"):
+        replace(rig.core._context.config, node="a b")
 
 
 def test_a5_an_unknown_node_is_created_and_joins(rig: Rig) -> None:
