@@ -5,10 +5,10 @@ Rules:
 * A child learns all it needs from the first frame on its control socket (`Start`), whether it was forked or exec'd
   (`python -m serfmp.agent.child DESCRIPTOR`): there is one way to become a role.
 * It keeps the descriptors that `Start` names and closes every other one.
-* The end of the control socket is the supervisor's death: the child ends. A parent-death signal stands behind that,
-  except for workers, which first end their scripts.
-* INT, TERM, HUP and USR1 do nothing here (a terminal sends them to the whole group; only the supervisor acts). They
-  have handler *functions*: an ignored signal would be inherited by scripts.
+* The end of the control socket is the supervisor's death: the child ends. A parent-death signal stands behind that:
+  KILL, and for workers, which first end their scripts, TERM with `LAST_CALL` behind it.
+* INT, TERM, HUP and USR1 do nothing else here (a terminal sends them to the whole group; only the supervisor acts).
+  They have handler *functions*: an ignored signal would be inherited by scripts.
 * An exception that nobody handles is logged with its traceback and ends the process with `EXIT_CRASHED`: the supervisor
   starts it again.
 """
@@ -33,6 +33,7 @@ import zmq
 from serfmp.agent.config import AgentConfig
 from serfmp.agent.heartbeat import HeartbeatPage
 from serfmp.agent.logging import ChildLog
+from serfmp.agent.orphans import end_orphans
 from serfmp.bus import frames
 from serfmp.bus.control import ControlSocket, receive_blocking
 from serfmp.bus.endpoints import Endpoints
@@ -62,6 +63,9 @@ EXIT_CRASHED: Final = 1
 
 EXIT_DO_NOT_RESTART: Final = 78
 """The child found something that a restart cannot mend (EX_CONFIG of sysexits.h)."""
+
+LAST_CALL: Final = 5
+"""Seconds after the supervisor's death after which a stuck worker ends its scripts and itself: others need less."""
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -236,7 +240,7 @@ def run(control_descriptor: int) -> int:
         os.write(2, text.encode())
         return EXIT_DO_NOT_RESTART
     _keep_only({0, 1, 2, control_descriptor, *start.descriptors.values()})
-    _prepare_signals(die_with_parent=start.role != "worker")
+    _prepare_signals(has_scripts=start.role == "worker")
     # What was imported and built so far stays; the rest is collected rarely, because a full collection among ten
     # thousand members takes 140 ms.
     gc.freeze()
@@ -269,19 +273,38 @@ def _nothing(_number: int, _frame: object) -> None:
     """Handle a signal by doing nothing."""
 
 
-def _prepare_signals(*, die_with_parent: bool) -> None:
+def _prepare_signals(*, has_scripts: bool) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, _nothing)
         signal.siginterrupt(number, False)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     faulthandler.enable()
+    parent = os.getppid()
+    if has_scripts:
+        _end_after(parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
-    if die_with_parent:
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
+    death = signal.SIGTERM if has_scripts else signal.SIGKILL
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(EXIT_CRASHED)
+
+
+def _end_after(parent: int) -> None:
+    """Let TERM, once the parent is dead, give this process `LAST_CALL` seconds: a loop that turns needs less."""
+
+    def on_signal(number: int, _frame: object) -> None:
+        if os.getppid() == parent:
+            return
+        if number == signal.SIGTERM:
+            signal.alarm(LAST_CALL)
+        else:
+            end_orphans(set())
             os._exit(EXIT_CRASHED)
+
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, on_signal)
+        signal.siginterrupt(number, False)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def become_subreaper() -> None:
 def end_orphans(known: set[int]) -> int:
     """SIGKILL the process groups of all children that are not in `known` and share our session.
 
-    Returns how many groups.
+    Returns how many groups. Raises OSError if the host does not let us look for them.
     """
     own_session, own_group = os.getsid(0), os.getpgid(0)
     groups: set[int] = set()

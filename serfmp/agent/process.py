@@ -7,6 +7,7 @@ code: it leaves by `os._exit`.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -83,7 +84,7 @@ class Process:
     ) -> None:
         """Begin a new generation.
 
-        `frame(descriptors)` makes its `Start`; `on_end` gets the wait status. Raises OSError.
+        `frame(descriptors)` makes its `Start`; `on_end` gets the wait status. Raises OSError, and nothing has begun.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         log_ours, log_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -93,7 +94,14 @@ class Process:
         self.pid = self._fork(theirs) if method == "fork" else self._exec(theirs, start.descriptors)
         theirs.close()
         log_theirs.close()
-        send_blocking(ours, start)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
+        with contextlib.suppress(OSError):  # one that died at once: its end is told like every other
+            send_blocking(ours, start)
         self.state = ProcessState.STARTING
         self.started_at = time.monotonic()
         self.serving_since = 0.0
@@ -103,7 +111,6 @@ class Process:
         log_ours.setblocking(False)
         loop.add(log_ours, lambda _events: self._read_log(on_line, LOG_LINES_PER_TURN))
         self.control = ControlSocket(ours, loop, lambda received: on_frame(self, received), lambda: None)
-        self._pidfd = os.pidfd_open(self.pid)
 
         def ended(_events: int) -> None:
             _pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -191,6 +198,9 @@ def _run_forked(control: int) -> int:
         return child.run(control)
     except EOFError:
         return 0
+    except OSError as error:
+        os.write(2, f"serfmp: a child process could not start: {error.strerror}\n".encode(errors="replace"))
+        return child.EXIT_CRASHED
     except Exception:  # noqa: BLE001  nothing may unwind into the supervisor's frames below
         os.write(2, f"serfmp: a child process could not start:\n{traceback.format_exc()}".encode(errors="replace"))
         return child.EXIT_CRASHED

@@ -13,6 +13,7 @@ child does not inherit: it ends with the supervisor.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import grp
 import hashlib
@@ -96,8 +97,9 @@ class RuntimeDirectory:
 
         The locked file stays: removing it would race with the next agent's lock.
         """
-        self._empty()
-        self._lock.truncate(0)
+        with contextlib.suppress(OSError):  # what stays is removed by the next agent of this name
+            self._empty()
+            self._lock.truncate(0)
         self._lock.close()
 
     def _empty(self) -> None:

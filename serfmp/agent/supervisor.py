@@ -17,6 +17,7 @@ kept running.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gc
 import importlib
 import os
@@ -29,6 +30,7 @@ import setproctitle
 
 from serfmp.agent import heartbeat, journal
 from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
+from serfmp.agent.limits import descriptor_warning
 from serfmp.agent.line_feed import LineFeed
 from serfmp.agent.log_hub import LogHub
 from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
@@ -105,6 +107,8 @@ def run_agent(config: AgentConfig, reread: Callable[[Callable[[str], None]], Age
         supervisor.start()
     except UserError as error:
         supervisor.give_up(str(error))
+    except OSError as error:
+        supervisor.give_up(f"Failed to start the Serf agent: {_shortage(error)}")
     else:
         supervisor.loop.run()
     return supervisor.end()
@@ -193,6 +197,8 @@ class Supervisor:
             count, path = len(self.config.keyring), self.config.keyring_file
             self._log("INFO", "agent", f"Restored keyring with {count} keys from {path}")
         self._log("INFO", "agent", "Serf agent starting")
+        if warning := descriptor_warning():
+            self._log("WARN", "agent", warning)
         for process in self._processes:
             self._spawn(process)
         self.loop.call_every(CHECK_PERIOD, self._check)
@@ -257,7 +263,14 @@ class Supervisor:
 
         if process.role == "rpc":
             self._feed.begin(self._hub.ring)
-        process.start(self.loop, self.config.start_method, frame, self._on_any_frame, self._hub.add, self._on_end)
+        try:
+            process.start(self.loop, self.config.start_method, frame, self._on_any_frame, self._hub.add, self._on_end)
+        except OSError as error:
+            if not process.restarts:
+                raise UserError(f"Failed to start the Serf agent: {process.name}: {_shortage(error)}") from error
+            process.quick_crashes += 1
+            self._spawn_later(process, f"could not be started: {_shortage(error)}")
+            return
         told = frames.Generations({process.name: process.generation})
         for other in self._processes:
             if other is not process:
@@ -393,11 +406,8 @@ class Supervisor:
         self._reload.on_end(process)
         process.last_end = process.kill_reason or describe_status(status)
         self._watching.ended(process)
-        known = {p.pid for p in self._processes if p.running}
         if process.role == "worker":
-            ended = end_orphans(known)
-            if ended and not self._stopping:
-                self._log("WARN", "agent", f"{process.name} left {ended} running scripts behind; they were ended")
+            self._end_scripts_of(process)
         if self._stopping:
             self._go_on_stopping()
             return
@@ -415,9 +425,23 @@ class Supervisor:
         process.quick_crashes = process.quick_crashes + 1 if quick else 0
         process.quick_failures = process.quick_failures + 1 if quick and failed else 0
         process.restarts += 1
+        self._spawn_later(process, f"(pid {process.pid}) ended: {reason}")
+
+    def _end_scripts_of(self, worker: Process) -> None:
+        try:
+            ended = end_orphans({p.pid for p in self._processes if p.running})
+        except OSError as error:
+            text = f"{worker.name} may have left running scripts behind, which were not ended: {_shortage(error)}"
+            self._log("ERR", "agent", text)
+            return
+        if ended and not self._stopping:
+            self._log("WARN", "agent", f"{worker.name} left {ended} running scripts behind; they were ended")
+
+    def _spawn_later(self, process: Process, reason: str) -> None:
+        """Start the next generation, now or after a pause; give up when the budget is spent."""
         if process.quick_crashes > RESTART_BUDGET:
             self._give_up_running(
-                process, f"it ended {process.quick_crashes} times in a row right after its start ({reason})"
+                process, f"it failed {process.quick_crashes} times in a row right after its start, at last: {reason}"
             )
             return
         delay = (
@@ -428,7 +452,7 @@ class Supervisor:
         self._log(
             "WARN",
             "agent",
-            f"{process.name} (pid {process.pid}) ended: {reason}; starting generation {process.generation + 1}"
+            f"{process.name} {reason}; starting generation {process.generation + 1}"
             + (f" in {delay:.1f} s" if delay else ""),
         )
         if delay:
@@ -550,6 +574,12 @@ class Supervisor:
             self._leave()
         else:
             self._stop()
+
+
+def _shortage(error: OSError) -> str:
+    """Why something could not be had, and what helps."""
+    reason = (error.strerror or str(error)).lower()
+    return f"{reason}; raise the limit (ulimit -n)" if error.errno == errno.EMFILE else reason
 
 
 def _already_answered(_value: Any, _error: str) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
+from serfmp.agent.limits import DESCRIPTORS, allow_descriptors
 from serfmp.bus import frames
 from serfmp.bus.endpoints import PACKET_HWM, make_socket
 from serfmp.bus.loop import READ
@@ -307,6 +308,7 @@ def _nothing() -> None:
 
 def main(child: Child) -> None:
     """Be the gossip process."""
+    allow_descriptors(DESCRIPTORS)
     Gossip(child)
     child.ready()
     child.loop.run()

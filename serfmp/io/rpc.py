@@ -12,10 +12,10 @@ Rules:
 
 from __future__ import annotations
 
-import resource
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
+from serfmp.agent.limits import DESCRIPTORS, allow_descriptors
 from serfmp.bus import frames
 from serfmp.bus.consumer import DetectorLink
 from serfmp.detector.effects import QueryReceived
@@ -41,9 +41,6 @@ ACCEPTS_PER_TURN: Final = 64
 ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting after the system had no descriptor left."""
 
-DESCRIPTORS: Final = CLIENT_LIMIT + 256
-"""Descriptors that this process may need."""
-
 STOP_POLL: Final = 0.01
 """Seconds between two looks at whether all output is written."""
 
@@ -59,6 +56,8 @@ class Server:
         self._clients: set[Connection] = set()
         self._marked: set[Connection] = set()
         self._announced = False
+        self._short = False
+        """The last accept failed, and the log has said so."""
         self._stopping = False
         self.dropped = 0
         """Records that streams of slow clients lost."""
@@ -139,10 +138,13 @@ class Server:
                 return
             except OSError as error:
                 # No descriptor or memory left: the connection still waits, so the loop would spin.
-                self._log("ERR", f"Failed to accept client: {error.strerror}")
+                if not self._short:
+                    self._short = True
+                    self._log("ERR", f"Failed to accept client: {error.strerror}; those that come wait")
                 self._loop.remove(self._listener)
                 self._loop.call_later(ACCEPT_PAUSE, self._accept_again)
                 return
+            self._short = False
             name = join_host_port(str(address[0]).removeprefix(_MAPPED), address[1])
             if len(self._clients) >= CLIENT_LIMIT:
                 self.refused += 1
@@ -191,15 +193,8 @@ class Server:
         look()
 
 
-def _allow_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 def main(child: Child) -> None:
     """Be the rpc process."""
-    _allow_descriptors()
+    allow_descriptors(DESCRIPTORS)
     Server(child)
     child.loop.run()

@@ -38,6 +38,9 @@ DECODE_BUDGET: Final = 64 * 1024
 ACCEPTS_PER_TURN: Final = 16
 """Connections accepted in one turn."""
 
+ACCEPT_PAUSE: Final = 0.1
+"""Seconds without accepting after the system had no descriptor left; connections wait in the kernel's queue."""
+
 
 class _Stream:
     """One connection: writes what it has to, reads one message if it shall, ends by calling `finish` once."""
@@ -112,7 +115,7 @@ class _Stream:
         except OSError as error:
             if error.errno == errno.ENOTCONN:
                 return
-            self.fail(f"write: {os.strerror(error.errno or 0).lower()}", remote=True)
+            self.fail(f"write: {_reason(error)}", remote=True)
             return
         then, self._after_write = self._after_write, None
         self._watch()
@@ -125,7 +128,7 @@ class _Stream:
         except BlockingIOError:
             return
         except OSError as error:
-            self.fail(f"read: {os.strerror(error.errno or 0).lower()}", remote=True)
+            self.fail(f"read: {_reason(error)}", remote=True)
             return
         if not data:
             self.fail("EOF", remote=True)
@@ -188,6 +191,8 @@ class Streams:
         self._unanswered: dict[int, tuple[str, int, bytes]] = {}
         self.refused = 0
         """Inbound streams closed because there were too many."""
+        self._short = False
+        """The last accept failed, and the log has said so."""
         listener.setblocking(False)
         loop.add(listener, self._accept)
 
@@ -200,7 +205,11 @@ class Streams:
         """Connect, send, and read one message if one is wanted."""
         token = frame.token
         where = join_host_port(frame.host, frame.port)
-        sock = socket.socket(socket.AF_INET6 if ":" in frame.host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(socket.AF_INET6 if ":" in frame.host else socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:
+            self._on_answered(token, None, f"dial tcp {where}: socket: {_reason(error)}", False)
+            return
         reader = StreamReader(self._format, inbound=False)
         stream = _Stream(self._loop, sock, reader, frame.timeout)
 
@@ -229,7 +238,7 @@ class Streams:
         except BlockingIOError:
             pass
         except OSError as error:
-            stream.fail(f"connect: {os.strerror(error.errno or 0).lower()}", remote=error.errno == errno.ECONNREFUSED)
+            stream.fail(f"connect: {_reason(error)}", remote=error.errno == errno.ECONNREFUSED)
             return
         stream.write(seal_stream(frame.request, self._format, dialling=True), written)
 
@@ -253,14 +262,25 @@ class Streams:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._log("ERR", f"Error accepting TCP connection: {os.strerror(error.errno or 0).lower()}")
+                self._wait_for_means(error)
                 return
+            if self._short:
+                self._short = False
+                self._log("INFO", "TCP connections are accepted again")
             if len(self._inbound) >= INBOUND_LIMIT:
                 self.refused += 1
                 sock.close()
                 self._log("ERR", f"Too many pending push/pull requests: {INBOUND_LIMIT}")
                 continue
             self._begin(sock, source[0], source[1])
+
+    def _wait_for_means(self, error: OSError) -> None:
+        """No descriptor or memory left: the connection still waits, so the loop would spin."""
+        if not self._short:
+            self._short = True
+            self._log("ERR", f"Error accepting TCP connection: {_reason(error)}; those that come wait")
+        self._loop.change(self._listener, 0)
+        self._loop.call_later(ACCEPT_PAUSE, lambda: self._loop.change(self._listener, READ))
 
     def _begin(self, sock: socket.socket, host: str, port: int) -> None:
         self._number += 1
@@ -286,3 +306,7 @@ class Streams:
         stream.on_failure = failed
         self._log("DEBUG", f"Stream connection from={join_host_port(host, port)}")
         stream.read(arrived)
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or 0).lower()
