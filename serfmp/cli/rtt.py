@@ -25,9 +25,12 @@ def run(values: dict[str, Any], words: list[str]) -> int:
         if not 1 <= len(words) <= 2:
             say(f"One or two node names must be specified\n\n{COMMAND.help_text()}")
             return 1
+        first = words[0]
         try:
-            first = words[0]
             second = words[1] if len(words) > 1 else client.stats().get("agent", {}).get("name", "")
+        except ClientError as error:
+            raise CommandError(f"Error querying agent: {error}") from error
+        try:
             one, other = _coordinate(client, first), _coordinate(client, second)
         except ClientError as error:
             raise CommandError(f"Error getting coordinates: {error}") from error

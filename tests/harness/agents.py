@@ -163,6 +163,11 @@ class Agent:
         """The process id of the agent's first process."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its first process has ended."""
+        return self._process.poll() is not None
+
     # --- watching ----------------------------------------------------------------------------------------
 
     def log(self) -> str:
