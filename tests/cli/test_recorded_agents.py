@@ -21,7 +21,7 @@ from tests.cli.deviations import DEVIATIONS, NOT_PLAYED
 from tests.cli.recorded import RECORDED, Case, Play, Stage, cases, judge
 from tests.harness import Agent, eventually
 
-EQUAL: Final = 328
+EQUAL: Final = 332
 """Recorded cases that serfmp repeats."""
 
 KEY: Final = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
@@ -276,6 +276,10 @@ def test_a_cluster_that_loses_members(stage: Stage) -> None:
     gone += [stage.play(left["again"]), stage.play(left["no-agent"]), stage.ended(left["peer-view"], alpha)]
     alpha.wait_statuses({"alpha": "alive", "beta-long-name": "left"}, 20)
     shown.append(stage.play(members["after-leave"]))
+    judge(
+        "monitor",
+        map(stage.play, (case for key, case in cases("monitor").items() if f"monitor/{key}" not in NOT_PLAYED)),
+    )
     judge("members-cluster", shown)
     judge("force-leave", asked)
     judge("leave", gone)

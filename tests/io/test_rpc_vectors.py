@@ -246,12 +246,14 @@ def test_most_of_the_vectors_are_equal() -> None:
 
 IMPLEMENTED: Final = [
     exchange
-    for exchange in DATA["cli_exchanges"]
-    if exchange["argv"][1] in {"members", "join", "event"} and not any("auth" in word for word in exchange["argv"])
+    for exchange in DATA["cli_exchanges"][:-3]
+    if exchange["argv"][1] in {"members", "join", "event", "force-leave", "tags", "info", "keys", "reachability"}
+    and "-name=(" not in exchange["argv"]
 ]
+"""Without those that other tests hold: tokens (the last three), a bad expression, monitor, leave, queries of a named node."""
 
 
-@pytest.mark.parametrize("exchange", IMPLEMENTED[:6], ids=lambda exchange: " ".join(exchange["argv"][1:]))
+@pytest.mark.parametrize("exchange", IMPLEMENTED, ids=lambda exchange: " ".join(exchange["argv"][1:]))
 def test_the_bytes_of_the_real_command_line_get_the_answers_that_it_got(
     agent: Target, exchange: dict[str, Any]
 ) -> None:
@@ -260,7 +262,7 @@ def test_the_bytes_of_the_real_command_line_get_the_answers_that_it_got(
         if part["from"] == "client" and "hex" in part:
             steps.append({"send_hex": part["hex"].replace(b"127.0.0.1:21197".hex(), ADDRESS.hex()), "recv": []})
         elif "decoded" in part:
-            steps[-1]["recv"] += part["decoded"]
+            steps[-1]["recv"] += json.loads(json.dumps(part["decoded"]).replace('"cli1"', '"rpc1"'))
     # The filter of the second one names its own node and tag.
     if any(word.startswith("-name") for word in exchange["argv"]):
         steps[-1]["send_hex"] = steps[-1]["send_hex"].replace(b"c.*".hex(), b"r.*".hex())
