@@ -250,7 +250,7 @@ IMPLEMENTED: Final = [
     if exchange["argv"][1] in {"members", "join", "event", "force-leave", "tags", "info", "keys", "reachability"}
     and "-name=(" not in exchange["argv"]
 ]
-"""Without those that other tests hold: tokens (the last three), a bad expression, monitor, leave, queries of a named node."""
+"""Without those that other tests hold: tokens (the last three), a bad expression, monitor, leave, queries."""
 
 
 @pytest.mark.parametrize("exchange", IMPLEMENTED, ids=lambda exchange: " ".join(exchange["argv"][1:]))
