@@ -21,8 +21,8 @@ from tests.cli.deviations import DEVIATIONS, NOT_PLAYED
 from tests.cli.recorded import RECORDED, Case, Play, Stage, cases, judge
 from tests.harness import Agent, eventually
 
-EQUAL: Final = 332
-"""Recorded cases that serfmp repeats."""
+EQUAL: Final = 346
+"""Recorded cases that serfmp repeats, at least."""
 
 KEY: Final = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
 
@@ -348,4 +348,4 @@ def test_most_of_the_recordings_are_repeated() -> None:
     assert len(known) == 392
     assert DEVIATIONS.keys() | NOT_PLAYED.keys() <= known
     assert DEVIATIONS.keys() & NOT_PLAYED.keys() == set()
-    assert len(known) - len(DEVIATIONS) - len(NOT_PLAYED) == EQUAL
+    assert len(known) - len(DEVIATIONS) - len(NOT_PLAYED) >= EQUAL
