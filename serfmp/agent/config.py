@@ -72,6 +72,14 @@ class AgentConfig:
     """Where the bus lives; empty: chosen by `serfmp.agent.runtime`."""
     monitor_group: str = ""
     """The group whose members may watch the agent on the public bus; empty: the agent's own."""
+    coalesce_period: float = 3.0
+    """Longest time for which member events, and user events that allow it, are collected."""
+    quiescent_period: float = 1.0
+    """They are told earlier when none has come for so many seconds."""
+    gossip_budget: int = 2 * 1024 * 1024
+    """Bytes a second, see `CoreConfig`."""
+    disable_coalescing: bool = False
+    """Whether each event is told at once."""
     broadcast_timeout: float = 5.0
     """Seconds."""
     user_event_size_limit: int = 512

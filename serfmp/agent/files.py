@@ -43,6 +43,8 @@ KEYS: Final[Mapping[str, Kind]] = {
     "advertise": Kind.TEXT,
     "bind": Kind.TEXT,
     "broadcast_timeout": Kind.DURATION,
+    "coalesce_period": Kind.DURATION,
+    "disable_coalescing": Kind.SWITCH,
     "disable_coordinates": Kind.SWITCH,
     "disable_name_resolution": Kind.SWITCH,
     "discover": Kind.TEXT,
@@ -50,6 +52,7 @@ KEYS: Final[Mapping[str, Kind]] = {
     "enable_syslog": Kind.SWITCH,
     "encrypt_key": Kind.TEXT,
     "event_handlers": Kind.HANDLERS,
+    "gossip_budget": Kind.NUMBER,
     "heal_interval": Kind.DURATION,
     "interface": Kind.TEXT,
     "keyring_file": Kind.TEXT,
@@ -62,6 +65,7 @@ KEYS: Final[Mapping[str, Kind]] = {
     "protocol": Kind.NUMBER,
     "query_response_size_limit": Kind.NUMBER,
     "query_size_limit": Kind.NUMBER,
+    "quiescent_period": Kind.DURATION,
     "reconnect_interval": Kind.DURATION,
     "reconnect_timeout": Kind.DURATION,
     "rejoin_after_leave": Kind.SWITCH,
@@ -88,8 +92,7 @@ KEYS: Final[Mapping[str, Kind]] = {
     "validate_node_names": Kind.SWITCH,
     "workers": Kind.NUMBER,
 }
-"""All keys. Ours are `heal_interval`, `label`, `monitor_group`, `runtime_dir`, `script_grace`, `start_method` and
-`workers`."""
+"""All keys. Those that `docs/configuration.md` marks so are ours."""
 
 WITHOUT_EFFECT: Final = (
     "discover",

@@ -63,6 +63,12 @@ COMMAND: Final = GoCommand(
             default=False,
         ),
         _config_flag(),
+        flag(
+            "disable-coalescing",
+            "Tell each event to handlers and streams at once, instead of collecting events for a short time.",
+            kind=BOOLEAN,
+            default=False,
+        ),
         flag("disable-compression", "Send packets as they are.", kind=BOOLEAN, default=False),
         flag(
             "encrypt",

@@ -42,14 +42,18 @@ BROADCAST_TIMEOUT_MIN_S: Final = 1.0
 SCRIPT_GRACE_MAX_S: Final = 3600.0
 RETRY_MIN_S: Final = 1.0
 USER_EVENT_SIZE_CAP: Final = 9216
+GOSSIP_BUDGET_MIN: Final = 64 * 1024
 WORKERS_MAX: Final = 64
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 _AS_IT_STANDS: Final = {
+    "coalesce_period": "coalesce_period",
+    "disable_coalescing": "disable_coalescing",
     "disable_coordinates": "disable_coordinates",
     "enable_compression": "compression",
     "interface": "interface",
+    "gossip_budget": "gossip_budget",
     "heal_interval": "heal_interval",
     "keyring_file": "keyring_file",
     "leave_on_terminate": "leave_on_terminate",
@@ -57,6 +61,7 @@ _AS_IT_STANDS: Final = {
     "profile": "profile",
     "query_response_size_limit": "query_response_size_limit",
     "query_size_limit": "query_size_limit",
+    "quiescent_period": "quiescent_period",
     "reconnect_interval": "reconnect_interval",
     "reconnect_timeout": "reconnect_timeout",
     "rejoin_after_leave": "rejoin_after_leave",
@@ -93,6 +98,7 @@ def gather(values: dict[str, Any]) -> Settings:
     flags = {
         "advertise": values["advertise"],
         "bind": values["bind"],
+        "disable_coalescing": values["disable_coalescing"],
         "broadcast_timeout": values["broadcast_timeout"] and _broadcast_timeout(values["broadcast_timeout"]),
         "encrypt_key": values["encrypt"],
         "event_handlers": list(values["event_handler"]),
@@ -243,6 +249,10 @@ def check(config: AgentConfig) -> None:
         raise UserError(f"Failed to create memberlist: {error}") from None
     if config.user_event_size_limit > USER_EVENT_SIZE_CAP:
         raise UserError(f"user event size limit exceeds limit of {USER_EVENT_SIZE_CAP} bytes")
+    if config.gossip_budget < GOSSIP_BUDGET_MIN:
+        raise UserError(
+            f"Invalid gossip budget: {config.gossip_budget} bytes/s. It must be at least {GOSSIP_BUDGET_MIN}"
+        )
 
 
 def _workers(number: int) -> int:

@@ -24,6 +24,8 @@ SERF_PROTOCOL_MIN: Final = 2
 """Lowest Serf protocol understood (spec serf.md 1)."""
 SERF_PROTOCOL_MAX: Final = 5
 """Highest Serf protocol understood (spec serf.md 1)."""
+GOSSIP_BUDGET_MIN: Final = 64 * 1024
+"""Bytes a second. Ours."""
 USER_EVENT_SIZE_CAP: Final = 9 * 1024
 """No configuration may raise the size limit of user events above this, in bytes (spec serf.md 1)."""
 
@@ -176,6 +178,10 @@ class CoreConfig:
     """Received queries that may still be answered. Ours."""
     relay_rate: int = 1000
     """Responses relayed for others in a second. Ours."""
+    coalesce_period: float = 0.0
+    """Longest time for which events are collected before they are told (spec serf.md 9); 0: they are not."""
+    quiescent_period: float = 0.0
+    """They are told earlier when none has come for so long; 0: they are not collected."""
     broadcast_timeout: float = 5.0
     """Longest wait for a notified broadcast (spec serf.md 1)."""
     leave_propagate_delay: float = 1.0
@@ -207,11 +213,13 @@ class CoreConfig:
     queue_depth_limit: int = 4096
     """Messages in each of Serf's queues; enforced when something is queued, unlike Serf (spec swim.md 15 B10)."""
     prompt_delay: float = 0.010
-    """From the first message queued to its first transmission: short bursts share packets. Ours."""
+    """Between two transmissions of what is new, and of a deep queue: bursts share packets. Ours."""
     prompt_packets: int = 4
     """Packets to one target in one such transmission. Ours."""
     tick_packets: int = 4
-    """Packets to one target in one gossip tick while the queues hold more than one. Ours."""
+    """The same for repetitions. Ours."""
+    gossip_budget: int = 2 * 1024 * 1024
+    """Bytes a second that gossip may send beyond one packet to each target per tick. Ours."""
     node_limit: int = 65536
     """Nodes in the table; further invented ones are refused and counted (spec wire.md 12.6). Ours."""
     intent_limit: int = 16384
@@ -249,6 +257,8 @@ class CoreConfig:
         for name in ("event_buffer", "query_buffer", "queue_depth_limit", "outbox_limit", "node_limit"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.gossip_budget < GOSSIP_BUDGET_MIN:
+            raise UserError(f"gossip_budget must be at least {GOSSIP_BUDGET_MIN} bytes/s, not {self.gossip_budget}")
         encode_tags(self.tags, self.serf_protocol)
 
     @property

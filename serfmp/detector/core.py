@@ -46,6 +46,7 @@ from serfmp.detector.effects import (
     WhyRequest,
 )
 from serfmp.detector.records import (
+    HELD,
     RecordKind,
     Recovered,
     SavedQuestion,
@@ -441,6 +442,8 @@ class Core:
         yield (RecordKind.SEQUENCE.value, serf.outbox.sequence)
         for record in self._swim.table:
             yield fields(RecordKind.NODE, record.saved())
+        for member in serf.coalescing.untold():
+            yield member.record().fields
         for row in serf.members:
             yield fields(RecordKind.MEMBER, row.saved())
         for intent in serf.recent_intents:
@@ -450,8 +453,15 @@ class Core:
         yield (RecordKind.LIFECYCLE.value, serf.lifecycle.value, serf.leave_ltime)
 
     def _event_records(self) -> Iterator[tuple[Plain, ...]]:
-        """The outbox and the ring of user events, in the order of their sequence numbers."""
-        records = {saved.sequence: user_event_fields(saved) for saved in self._serf.events.saved()}
+        """The outbox and the ring of user events, in the order of their sequence numbers; those without come first."""
+        records: dict[int, tuple[Plain, ...]] = {}
+        for saved in self._serf.events.saved():
+            if saved.sequence > 0:
+                records[saved.sequence] = user_event_fields(saved)
+            elif saved.sequence != HELD:
+                yield user_event_fields(saved)
+        for saved in self._serf.coalescing.held():
+            yield user_event_fields(saved)
         for event in self._serf.outbox.after(0):
             if isinstance(event, MemberEvent):
                 records[event.sequence] = past_event_fields(event)

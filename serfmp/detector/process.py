@@ -440,6 +440,9 @@ def core_config(child: Child) -> CoreConfig:
         query_response_size_limit=config.query_response_size_limit,
         resolve_name_conflicts=config.resolve_name_conflicts,
         broadcast_timeout=config.broadcast_timeout,
+        coalesce_period=0.0 if config.disable_coalescing else config.coalesce_period,
+        quiescent_period=config.quiescent_period,
+        gossip_budget=config.gossip_budget,
     )
 
 

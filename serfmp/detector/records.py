@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from serfmp.detector.effects import (
     Event,
@@ -28,9 +28,11 @@ from serfmp.detector.effects import (
     MemberStatus,
     Plain,
     QueryReceived,
+    Record,
     RequestId,
     UserEventReceived,
 )
+from serfmp.detector.serf.batches import LatestByName
 from serfmp.wire.coordinate import Coordinate
 from serfmp.wire.tags import decode_tags
 
@@ -56,7 +58,9 @@ class RecordKind(StrEnum):
     MEMBER_EVENT = "event"
     """Sequence number, kind, and the fields of a `SavedMember` for each member; replaces their rows."""
     PAST_EVENT = "past"
-    """Sequence number, kind, and the fields of `Member`s: an event of before a compaction; changes no rows."""
+    """Sequence number, kind, and the fields of `Member`s: an event whose rows were recorded before; changes none."""
+    UNTOLD = "untold"
+    """A row as it was when it was told last or None, and as it is; updated, reaped: an event about it waits."""
     USER_EVENT = "user"
     """Fields of a `SavedUserEvent`."""
     INTENT = "intent"
@@ -122,10 +126,43 @@ class SavedMember:
     left_at: float
     prune: int = 0
 
+    @property
+    def data(self) -> tuple[bytes, int, bytes]:
+        """What an update tells of."""
+        return self.address, self.port, self.meta
+
+
+@dataclass(frozen=True, slots=True)
+class UntoldMember:
+    """A member of whom events wait (see `serfmp.detector.serf.coalescing`). `before`: the row that was told last."""
+
+    before: SavedMember | None
+    row: SavedMember
+    updated: bool = False
+    reaped: bool = False
+
+    def after(self, kind: EventKind, row: SavedMember) -> UntoldMember:
+        """The same with one more event, and the row as it is then."""
+        updated = self.updated or kind is EventKind.MEMBER_UPDATE
+        return UntoldMember(self.before, row, updated, kind is EventKind.MEMBER_REAP)
+
+    def record(self) -> Record:
+        """The record."""
+        before: Plain = None if self.before is None else list(astuple(self.before))
+        row: Plain = list(astuple(self.row))
+        return Record((RecordKind.UNTOLD.value, before, row, self.updated, self.reaped))
+
+
+HELD: Final = -1
+"""Sequence number of a user event that waits to be told."""
+
 
 @dataclass(frozen=True, slots=True)
 class SavedUserEvent:
-    """A user event. `sequence` is 0 if it was not delivered here; `request` is None for one that another node sent."""
+    """A user event; `request` is None for one that another node sent.
+
+    `sequence` is 0 if it was not delivered here, `HELD` if it may still be.
+    """
 
     sequence: int
     ltime: int
@@ -139,6 +176,14 @@ class SavedUserEvent:
     def event(self) -> UserEventReceived:
         """As it is published."""
         return UserEventReceived(self.sequence, self.ltime, self.name, self.payload, self.coalesce)
+
+    def as_told(self, sequence: int) -> SavedUserEvent:
+        """The same, delivered under this number."""
+        return replace(self, sequence=sequence)
+
+    def as_superseded(self) -> SavedUserEvent:
+        """The same, never to be delivered: a newer one of its name came first."""
+        return replace(self, sequence=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +308,10 @@ class Recovered:
     """All user events of the journal by Lamport time; the ring takes those of its window."""
     events: list[Event] = field(default_factory=list)
     """Events in the order of their sequence numbers."""
+    untold: dict[str, UntoldMember] = field(default_factory=dict)
+    """Members of whom events waited, by name."""
+    held: LatestByName[SavedUserEvent] = field(default_factory=LatestByName)
+    """User events that waited."""
     queries: list[tuple[int, int]] = field(default_factory=list)
     questions: dict[tuple[int, int], SavedQuestion] = field(default_factory=dict)
     """Queries that were published or may be answered, by Lamport time and ID, in the order of their records."""
@@ -307,7 +356,11 @@ class Recovered:
                 self._member_event(*values)
             case RecordKind.PAST_EVENT:
                 sequence, number, rows = values
-                self._keep(MemberEvent(sequence, EventKind(number), tuple(_member_from(row) for row in rows)))
+                event = MemberEvent(sequence, EventKind(number), tuple(_member_from(row) for row in rows))
+                self._keep(event)
+                self._told(event)
+            case RecordKind.UNTOLD:
+                self._untold(*values)
             case RecordKind.USER_EVENT:
                 self._user_event(*values)
             case RecordKind.INTENT:
@@ -378,17 +431,47 @@ class Recovered:
                 self.members.pop(row.name, None)
             else:
                 self.members[row.name] = row
+            self.untold.pop(row.name, None)
         self._keep(MemberEvent(sequence, kind, tuple(member_of(row) for row in saved)))
+
+    def _untold(self, before: list[Any] | None, row: list[Any], updated: bool, reaped: bool) -> None:
+        saved = SavedMember(*row)
+        self.untold[saved.name] = UntoldMember(None if before is None else SavedMember(*before), saved, updated, reaped)
+        if reaped:
+            self.members.pop(saved.name, None)
+        else:
+            self.members[saved.name] = saved
+
+    def _told(self, event: MemberEvent) -> None:
+        for member in event.members:
+            waiting = self.untold.pop(member.name, None)
+            if waiting is not None and waiting.reaped and event.kind is not EventKind.MEMBER_REAP:
+                # The reap of the same batch is told by the next record, or by whoever reads this.
+                self.untold[member.name] = replace(waiting, before=waiting.row)
 
     def _user_event(self, *values: Any) -> None:
         sequence, ltime, name, payload, coalesce, own, time, asked = values
         request = None if asked is None else (asked[0], asked[1], asked[2])
         saved = SavedUserEvent(sequence, ltime, name, payload, coalesce, own, time, request)
-        self.user_events.setdefault(saved.ltime, []).append(saved)
+        of_its_time = self.user_events.setdefault(saved.ltime, [])
+        for place, other in enumerate(of_its_time):
+            if (other.name, other.payload) == (saved.name, saved.payload):
+                of_its_time[place] = saved
+                self.held.drop(other.name, other)
+                break
+        else:
+            of_its_time.append(saved)
         if saved.request is not None:
             self.answered[saved.request] = None
-        if saved.sequence:
+        if saved.sequence > 0:
             self._keep(saved.event())
+        elif saved.sequence == HELD:
+            for superseded in self.held.put(saved.name, saved.ltime, saved):
+                self._supersede(superseded)
+
+    def _supersede(self, saved: SavedUserEvent) -> None:
+        of_its_time = self.user_events[saved.ltime]
+        of_its_time[of_its_time.index(saved)] = saved.as_superseded()
 
     def _keep(self, event: Event) -> None:
         self.sequence = max(self.sequence, event.sequence)

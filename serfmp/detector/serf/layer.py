@@ -19,6 +19,7 @@ from serfmp.detector.records import RecordKind, Recovered
 from serfmp.detector.serf.answering import Answering
 from serfmp.detector.serf.asking import Asking
 from serfmp.detector.serf.clock import LamportClock
+from serfmp.detector.serf.coalescing import Coalescing
 from serfmp.detector.serf.conflicts import NAME, Conflicts
 from serfmp.detector.serf.intents import RecentIntents
 from serfmp.detector.serf.internal import InternalQueries
@@ -81,13 +82,14 @@ class Serf:
         self.ignore_old = False
         """A join runs that does not want the events of before it."""
         self.persisting = Persisting(context)
-        self.outbox = Outbox(context, self.persisting, recovered)
+        self.outbox = Outbox(context, recovered)
+        self.coalescing = Coalescing(context, self.outbox, self.persisting, saved.untold.values(), saved.held)
         self.recent_intents = RecentIntents(context, saved.intents.values())
         self.members = Members(
             context,
             self.clock,
             self.recent_intents,
-            self.outbox,
+            self.coalescing,
             self._contradict_leave,
             self._broadcast_prune,
             saved.members.values(),
@@ -96,7 +98,7 @@ class Serf:
         self.intents = gossip.add_queue("Intent", population, config.queue_depth_limit)
         query_queue = gossip.add_queue("Query", population, config.queue_depth_limit)
         event_queue = gossip.add_queue("Event", population, config.queue_depth_limit)
-        self.events = UserEvents(context, gossip, event_queue, self.outbox, event_clock)
+        self.events = UserEvents(context, gossip, event_queue, self.outbox, self.coalescing, event_clock)
         self.positions = Positions(context, self.members, saved.coordinate)
         self.asking = Asking(context, query_clock, gossip.live_nodes, self._take_own_query)
         self.answering = Answering(context, gossip, self.members, self.asking.collect)
@@ -157,6 +159,8 @@ class Serf:
     def set_lifecycle(self, state: Lifecycle) -> None:
         """The local node begins to leave, or has left."""
         self.lifecycle = state
+        if state in {Lifecycle.LEFT, Lifecycle.SHUTDOWN}:
+            self.coalescing.flush()
         self._context.effects.append(Record((RecordKind.LIFECYCLE.value, state.value, self.leave_ltime)))
         self._context.effects.append(LifecycleChanged(state))
 

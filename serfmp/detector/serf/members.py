@@ -20,8 +20,8 @@ from typing import Final
 from serfmp.detector.effects import EventKind, Member, MemberChanged, MemberForgotten, MemberStatus
 from serfmp.detector.records import SavedMember, member_of
 from serfmp.detector.serf.clock import LamportClock
+from serfmp.detector.serf.coalescing import Coalescing
 from serfmp.detector.serf.intents import RecentIntents
-from serfmp.detector.serf.outbox import Outbox
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.table import NodeRecord, NodeState
 from serfmp.wire.address import to_text
@@ -92,9 +92,9 @@ class Members:
 
     __slots__ = (
         "_clock",
+        "_coalescing",
         "_context",
         "_intents",
-        "_outbox",
         "_own",
         "_pruned",
         "_refute",
@@ -109,7 +109,7 @@ class Members:
         context: Context,
         clock: LamportClock,
         intents: RecentIntents,
-        outbox: Outbox,
+        coalescing: Coalescing,
         refute: Callable[[], bool],
         tell_prune: Callable[[str], int],
         saved: Iterable[SavedMember] = (),
@@ -122,7 +122,7 @@ class Members:
         self._context = context
         self._clock = clock
         self._intents = intents
-        self._outbox = outbox
+        self._coalescing = coalescing
         self._refute = refute
         self._tell_prune = tell_prune
         self._pruned: dict[str, int] = {}
@@ -167,6 +167,7 @@ class Members:
     def joined(self, record: NodeRecord) -> None:
         """Spec serf.md 5.1."""
         row = self._rows.get(record.name)
+        before = None if row is None else row.saved()
         if row is None:
             self._pruned.pop(record.name, None)
             row = self._rows[record.name] = MemberRow(record.name)
@@ -184,13 +185,14 @@ class Members:
             row.prune = Prune.NO
         row.take(record)
         self._context.count("serf.member.join")
-        self._tell(row, EventKind.MEMBER_JOIN, f"EventMemberJoin: {row.name} {to_text(row.address)}")
+        self._tell(row, before, EventKind.MEMBER_JOIN, f"EventMemberJoin: {row.name} {to_text(row.address)}")
 
     def gone(self, record: NodeRecord) -> None:
         """Spec serf.md 5.2, with fix 20.3."""
         row = self._rows.get(record.name)
         if row is None:
             return
+        before = row.saved()
         if row.status is MemberStatus.LEAVING or (row.status is MemberStatus.ALIVE and record.state is NodeState.LEFT):
             self._set_status(row, MemberStatus.LEFT)
             kind, title, counter = EventKind.MEMBER_LEAVE, "EventMemberLeave", "serf.member.left"
@@ -202,7 +204,7 @@ class Members:
             return
         row.left_at = self._context.now
         self._context.count(counter)
-        self._tell(row, kind, f"{title}: {row.name} {to_text(row.address)}")
+        self._tell(row, before, kind, f"{title}: {row.name} {to_text(row.address)}")
         if row.prune is not Prune.NO and kind is EventKind.MEMBER_LEAVE:
             if row.prune is Prune.TELL:
                 row.status_ltime = self._tell_prune(row.name)
@@ -212,9 +214,10 @@ class Members:
         """Spec serf.md 5.3."""
         row = self._rows.get(record.name)
         if row is not None:
+            before = row.saved()
             row.take(record)
             self._context.count("serf.member.update")
-            self._tell(row, EventKind.MEMBER_UPDATE, f"EventMemberUpdate: {row.name}")
+            self._tell(row, before, EventKind.MEMBER_UPDATE, f"EventMemberUpdate: {row.name}")
 
     def reconcile(self, record: NodeRecord) -> None:
         """Make up for a notice that a killed detector did not come to handle."""
@@ -266,6 +269,7 @@ class Members:
             return False
         if node == self._own and self._refute():
             return False
+        before = row.saved()
         row.status_ltime = ltime
         if row.status is MemberStatus.ALIVE:
             self._set_status(row, MemberStatus.LEAVING)
@@ -274,7 +278,7 @@ class Members:
         elif row.status is MemberStatus.FAILED:
             self._set_status(row, MemberStatus.LEFT)
             text = f"EventMemberLeave (forced): {node} {to_text(row.address)}"
-            self._tell(row, EventKind.MEMBER_LEAVE, text)
+            self._tell(row, before, EventKind.MEMBER_LEAVE, text)
         else:
             self.changed[node] = None
         if prune:
@@ -326,7 +330,8 @@ class Members:
         told = told or f"EventMemberReap (forced): {row.name} {to_text(row.address)}"
         self._context.log("INFO", "serf", told)
         self._context.effects.append(MemberForgotten(row.name))
-        self._outbox.member_event(EventKind.MEMBER_REAP, (row.saved(),))
+        saved = row.saved()
+        self._coalescing.member(EventKind.MEMBER_REAP, saved, saved)
 
     # --- telling ------------------------------------------------------------------------------------------------------
 
@@ -335,9 +340,9 @@ class Members:
         self.counts[status] += 1
         row.status = status
 
-    def _tell(self, row: MemberRow, kind: EventKind, text: str) -> None:
+    def _tell(self, row: MemberRow, before: SavedMember | None, kind: EventKind, text: str) -> None:
         self._context.log("INFO", "serf", text)
         saved = row.saved()
         self._context.effects.append(MemberChanged(member_of(saved)))
-        self._outbox.member_event(kind, (saved,))
+        self._coalescing.member(kind, before, saved)
         self.changed.pop(row.name, None)

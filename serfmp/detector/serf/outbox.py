@@ -27,9 +27,9 @@ from serfmp.detector.records import (
     fields,
     member_event_fields,
     member_of,
+    past_event_fields,
     user_event_fields,
 )
-from serfmp.detector.serf.persisting import Persisting
 from serfmp.detector.swim.context import TOKEN_SHIFT, Context
 
 
@@ -42,14 +42,12 @@ class Outbox:
         "_events",
         "_limit",
         "_overflowing",
-        "_persisting",
         "_recorded",
         "sequence",
     )
 
-    def __init__(self, context: Context, persisting: Persisting, recovered: Recovered | None = None) -> None:
+    def __init__(self, context: Context, recovered: Recovered | None = None) -> None:
         self._context = context
-        self._persisting = persisting
         self._limit = context.config.outbox_limit
         self._events: deque[Event] = deque()
         self._acknowledged = dict.fromkeys(CONSUMERS, 0)
@@ -70,11 +68,17 @@ class Outbox:
         return dict(self._acknowledged)
 
     def member_event(self, kind: EventKind, rows: tuple[SavedMember, ...]) -> None:
-        """Publish a member event; `rows` are the rows as they are after it."""
+        """Publish a member event at once; `rows` are the rows as they are after it."""
         self.sequence += 1
         self._context.effects.append(Record(member_event_fields(self.sequence, kind, rows)))
-        self._persisting.member_event(kind, rows)
         self._publish(MemberEvent(self.sequence, kind, tuple(member_of(row) for row in rows)))
+
+    def late_member_event(self, kind: EventKind, rows: tuple[SavedMember, ...]) -> None:
+        """Publish a member event whose rows were recorded when they changed."""
+        self.sequence += 1
+        event = MemberEvent(self.sequence, kind, tuple(member_of(row) for row in rows))
+        self._context.effects.append(Record(past_event_fields(event)))
+        self._publish(event)
 
     def user_event(self, saved: SavedUserEvent) -> None:
         """Publish a user event that was saved with the sequence number `next_sequence`."""

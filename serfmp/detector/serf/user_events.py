@@ -17,8 +17,9 @@ from typing import Final
 
 from serfmp.detector.config import USER_EVENT_SIZE_CAP
 from serfmp.detector.effects import Record, RequestId
-from serfmp.detector.records import RecordKind, Recovered, SavedUserEvent
+from serfmp.detector.records import HELD, RecordKind, Recovered, SavedUserEvent, user_event_fields
 from serfmp.detector.serf.clock import LamportClock
+from serfmp.detector.serf.coalescing import Coalescing
 from serfmp.detector.serf.outbox import Outbox
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.gossip import Gossip
@@ -45,15 +46,23 @@ class _Slot:
 class UserEvents:
     """See the module."""
 
-    __slots__ = ("_context", "_gossip", "_outbox", "_queue", "_ring", "_size", "clock", "minimum")
+    __slots__ = ("_coalescing", "_context", "_gossip", "_outbox", "_queue", "_ring", "_size", "clock", "minimum")
 
     def __init__(
-        self, context: Context, gossip: Gossip, queue: TransmitQueue, outbox: Outbox, clock: LamportClock
+        self,
+        context: Context,
+        gossip: Gossip,
+        queue: TransmitQueue,
+        outbox: Outbox,
+        coalescing: Coalescing,
+        clock: LamportClock,
     ) -> None:
         self._context = context
         self._gossip = gossip
         self._queue = queue
         self._outbox = outbox
+        self._coalescing = coalescing
+        coalescing.deliver(self._told)
         self._size = context.config.event_buffer
         self._ring: list[_Slot | None] = [None] * self._size
         self.clock = clock
@@ -117,14 +126,23 @@ class UserEvents:
         if len(slot.events) >= context.config.slot_limit:
             context.count("serfmp.event.refused")
             return False
-        saved = SavedUserEvent(
-            self._outbox.next_sequence, ltime, event.name, event.payload, event.coalesce, own, context.now, request
-        )
+        waits = self._coalescing.holds(event.coalesce)
+        sequence = HELD if waits else self._outbox.next_sequence
+        saved = SavedUserEvent(sequence, ltime, *key, event.coalesce, own, context.now, request)
         slot.events[key] = saved
         context.count("serf.events")
         context.count(f"serf.events.{event.name}")
-        self._outbox.user_event(saved)
+        if waits:
+            context.effects.append(Record(user_event_fields(saved)))
+            self._coalescing.user_event(saved)
+        else:
+            self._outbox.user_event(saved)
         return True
+
+    def _told(self, saved: SavedUserEvent) -> None:
+        slot = self._ring[saved.ltime % self._size]
+        if slot is not None and slot.ltime == saved.ltime:
+            slot.events[saved.name, saved.payload] = saved
 
     def _enqueue(self, encoded: bytes) -> None:
         self._gossip.enqueue(self._queue, encode(User(encoded)))

@@ -3,8 +3,12 @@
 Rules:
 
 * The queues are drawn in a fixed order: membership first, then those that Serf registered (intents, queries, events).
-* **At once**: what is new in a queue leaves within `prompt_delay` in packets to a few random nodes, one draw for all of
-  them. The periodic gossip tick carries the repetitions, with a draw for each target.
+  Where several packets follow each other, every second one is drawn in the opposite order: no queue starves another.
+* **At once**: what is new in a queue leaves with the turn, or `prompt_delay` after the last such packets, to a few
+  random nodes, one draw for all of them. The periodic gossip tick carries the repetitions, with a draw for each target:
+  each message about once to each; what does not fit one packet follows in slices, `prompt_delay` apart.
+* What is urgent and the first packet of a tick to each node wait for nothing; all others wait when the budget of bytes
+  is used up.
 * Own refutations and the own leave do not even wait for the delay: `urgent` sends them in the same turn.
 * What goes to nodes that are gone does not count as transmitted, unless nobody else is there (B7).
 * A packet never exceeds the profile's packet size. A message that fits no packet is not queued but counted. (The wire
@@ -16,10 +20,12 @@ An empty queue costs a ping or an ack a few attribute lookups.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
 from serfmp.detector.effects import Endpoint, SendPacket
+from serfmp.detector.swim.budget import ByteBudget
 from serfmp.detector.swim.context import Context
 from serfmp.detector.swim.queue import TransmitQueue
 from serfmp.detector.swim.table import NodeRecord, NodeState, NodeTable
@@ -31,12 +37,28 @@ PART_OVERHEAD: Final = 2
 """Bytes: the length of a compound's part (spec swim.md 7.9)."""
 CHECKSUM_OVERHEAD: Final = 5
 """Bytes: type and CRC; counted always, though only some peers get it (B19)."""
+BUDGET_WARNING_INTERVAL: Final = 60.0
+"""Seconds between two warnings that the budget is used up. Ours."""
 
 
 class Gossip:
     """The queues and what empties them. See the module."""
 
-    __slots__ = ("_context", "_flush_timer", "_own", "_room", "_table", "_urgent", "membership", "queues")
+    __slots__ = (
+        "_budget",
+        "_context",
+        "_flush_timer",
+        "_flushed",
+        "_owed",
+        "_own",
+        "_repeat_timer",
+        "_room",
+        "_table",
+        "_turned",
+        "_urgent",
+        "membership",
+        "queues",
+    )
 
     def __init__(self, context: Context, table: NodeTable) -> None:
         self._context = context
@@ -44,7 +66,14 @@ class Gossip:
         self._own = context.config.node
         self._room = context.config.packet_budget - COMPOUND_HEADER
         self._flush_timer: Timer | None = None
+        self._flushed = -math.inf
+        """When something was last sent at once."""
+        self._repeat_timer: Timer | None = None
+        self._owed = 0
+        """Messages that the present tick has still to send, counted per target."""
+        self._budget = ByteBudget(context.config.gossip_budget, context.now)
         self._urgent = False
+        self._turned = False
         self.membership = TransmitQueue("Membership", context.profile.retransmit_mult, table.size)
         self.queues: list[TransmitQueue] = [self.membership]
         Ticker(context.timers, context.time, context.rng, context.profile.gossip_interval, self._tick)
@@ -81,7 +110,9 @@ class Gossip:
         if urgent:
             self._urgent = True
         elif self._flush_timer is None:
-            self._flush_timer = self._context.after(self._context.config.prompt_delay, self._flush)
+            # At the next turn, if it is quiet: what comes together in this one shares packets.
+            due = max(self._context.now, self._flushed + self._context.config.prompt_delay)
+            self._flush_timer = self._context.timers.at(due, self._flush)
 
     def broadcast(
         self, message: bytes, name: str, finished: Callable[[], None] | None = None, urgent: bool = False
@@ -109,8 +140,10 @@ class Gossip:
         self._settle()
         return tuple(parts)
 
-    def _fill(self, parts: list[bytes], free: int, copies: int = 1, fresh_only: bool = False) -> None:
-        for queue in self.queues:
+    def _fill(
+        self, parts: list[bytes], free: int, copies: int = 1, fresh_only: bool = False, turned: bool = False
+    ) -> None:
+        for queue in reversed(self.queues) if turned else self.queues:
             if queue.size:
                 free -= queue.draw(parts, PART_OVERHEAD, free, copies, fresh_only)
 
@@ -127,50 +160,89 @@ class Gossip:
 
     def _flush(self) -> None:
         """Send what was never sent to a few nodes, each of them the same."""
-        self._urgent = False
+        context = self._context
+        urgent, self._urgent = self._urgent, False
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
         limits = [queue.transmit_limit for queue in self.queues if queue.has_fresh]
         if not limits:
             return
-        targets = self._targets(min(self._context.profile.gossip_nodes, max(1, min(limits))))
+        targets = self._targets(min(context.profile.gossip_nodes, max(1, min(limits))))
         if not targets:
             return
-        for _ in range(self._context.config.prompt_packets):
+        self._flushed = context.now
+        for _ in range(context.config.prompt_packets):
+            if not urgent and self._must_save():
+                break
             parts: list[bytes] = []
-            self._fill(parts, self._room - CHECKSUM_OVERHEAD, _copies(targets), fresh_only=True)
+            self._fill(parts, self._room - CHECKSUM_OVERHEAD, _copies(targets), fresh_only=True, turned=self._turn())
             if not parts:
                 break
             for target in targets:
                 self._send(target, parts)
-        else:
-            self._flush_timer = self._context.after(self._context.config.prompt_delay, self._flush)
         self._settle()
+        if any(queue.has_fresh for queue in self.queues):
+            self._flush_timer = context.after(context.config.prompt_delay, self._flush)
 
     def _tick(self) -> None:
-        if not any(queue.size for queue in self.queues):
-            return
-        targets = self._targets(self._context.profile.gossip_nodes)
+        """Send what is queued, each message to each of a few nodes; a deep queue goes on between the ticks."""
+        if self._repeat_timer is not None:
+            self._repeat_timer.cancel()
+        queued = sum(queue.size for queue in self.queues)
+        if queued:
+            targets = self._targets(self._context.profile.gossip_nodes)
+            self._owed = queued * len(targets)
+            self._repeat(targets, free=1)
+
+    def _go_on(self) -> None:
+        self._repeat(self._targets(self._context.profile.gossip_nodes), free=0)
+
+    def _repeat(self, targets: list[NodeRecord], free: int) -> None:
+        """`free`: packets to each target that the budget does not hold up."""
+        self._repeat_timer = None
         only_gone = all(target.gone for target in targets)
         for target in targets:
-            if not self._send_repetitions(target, copies=1 if only_gone or not target.gone else 0):
-                return
+            copies = 1 if only_gone or not target.gone else 0
+            if self._owed <= 0 or not self._send_repetitions(target, copies, free):
+                break
+        if self._owed > 0 and targets and any(queue.size for queue in self.queues):
+            self._repeat_timer = self._context.after(self._context.config.prompt_delay, self._go_on)
 
-    def _send_repetitions(self, target: NodeRecord, copies: int) -> bool:
-        """A draw of its own for this target; whether there was anything."""
+    def _send_repetitions(self, target: NodeRecord, copies: int, free: int) -> bool:
+        """A draw of its own for this target; whether anything was sent."""
         sent = False
-        for _ in range(self._context.config.tick_packets):
+        for number in range(self._context.config.tick_packets):
+            if number >= free and (self._owed <= 0 or self._must_save()):
+                break
             parts: list[bytes] = []
-            self._fill(parts, self._room - CHECKSUM_OVERHEAD, copies)
+            self._fill(parts, self._room - CHECKSUM_OVERHEAD, copies, turned=number > 0 and self._turn())
             if not parts:
                 break
             self._send(target, parts)
+            self._owed -= len(parts)
             sent = True
         self._settle()
         return sent
 
+    def _turn(self) -> bool:
+        """Every second time True."""
+        self._turned = not self._turned
+        return self._turned
+
+    def _must_save(self) -> bool:
+        """Whether further packets have to wait: the budget is used up."""
+        context = self._context
+        if self._budget.left(context.now):
+            return False
+        context.count("serfmp.gossip.budget")
+        if not context.quiet("gossip budget", BUDGET_WARNING_INTERVAL):
+            text = f"Gossip reached its budget of {context.config.gossip_budget} bytes/s: what is queued takes longer"
+            context.log("WARN", "serf", text)
+        return True
+
     def _send(self, target: NodeRecord, parts: list[bytes]) -> None:
+        self._budget.spend(sum(map(len, parts)) + PART_OVERHEAD * len(parts) + CHECKSUM_OVERHEAD)
         self._context.effects.append(SendPacket(target.endpoint, tuple(parts), target.checksum))
 
     def _targets(self, wanted: int) -> list[NodeRecord]:

@@ -38,7 +38,6 @@ def send_event(rig: Rig, name: str, payload: bytes = b"", ltime: int = 1) -> Non
 def test_what_is_new_leaves_at_once_to_several_nodes() -> None:
     rig = rig_with(5)
     send_event(rig, "deploy")
-    assert event_packets(rig) == []
     rig.pass_time(0.011)
     packets = event_packets(rig)
     assert len({packet.destination for packet in packets}) == len(packets) == 3
@@ -138,17 +137,61 @@ def test_acks_carry_what_is_queued() -> None:
     assert messages[1] == User(encode_serf(UserEvent(1, "deploy", b"", coalesce=False)))
 
 
-def test_ticks_send_several_packets_while_the_queue_is_deep_and_never_an_item_twice_to_one_target() -> None:
+def test_a_tick_sends_all_of_a_deep_queue_once_in_several_packets() -> None:
     rig = rig_with(1)
-    for number in range(60):
+    for number in range(200):
         send_event(rig, f"e{number}", bytes(60), ltime=number + 1)
-    rig.pass_time(0.05)
+    rig.pass_time(0.19)
     rig.take()
     rig.pass_time(0.2)
     packets = event_packets(rig)
     parts = [part for packet in packets for part in packet.parts if part[0] == 8]
-    assert len(packets) >= 4
-    assert len(parts) == len(set(parts))
+    assert len(packets) >= 15
+    assert len(set(parts)) == 200
+    # The last packet is filled up with what was sent before.
+    assert len(parts) < 200 + 2 * len(packets[0].parts)
+
+
+def test_what_comes_while_it_is_quiet_leaves_with_the_turn() -> None:
+    rig = rig_with(5)
+    rig.pass_time(1)
+    rig.take()
+    send_event(rig, "deploy")
+    rig.pass_time(0)
+    assert len(event_packets(rig)) == 3
+    send_event(rig, "again", ltime=2)
+    rig.pass_time(0)
+    assert event_packets(rig) == []
+    rig.pass_time(0.011)
+    assert len(event_packets(rig)) == 3
+
+
+def test_neither_members_nor_events_starve_when_both_are_many() -> None:
+    rig = rig_with(5)
+    rig.pass_time(1)
+    rig.take()
+    for number in range(400):
+        rig.alive(f"m{number}")
+        send_event(rig, f"e{number}", bytes(60), ltime=number + 1)
+    rig.pass_time(0.05)
+    parts = [part for packet in rig.take() if isinstance(packet, SendPacket) for part in packet.parts]
+    events = sum(part[0] == 8 for part in parts)
+    assert 0.2 < events / len(parts) < 0.8
+
+
+def test_beyond_the_budget_only_ticks_send_and_it_is_told() -> None:
+    rig = rig_with(5, gossip_budget=64 * 1024)
+    rig.pass_time(1)
+    rig.take()
+    for number in range(3000):
+        send_event(rig, f"e{number}", bytes(60), ltime=number // 100 + 1)
+    rig.pass_time(1)
+    effects = rig.take()
+    spent = sum(len(part) + 2 for effect in effects if isinstance(effect, SendPacket) for part in effect.parts)
+    # What may be saved up, one second's budget, one packet to each of three targets per tick, and each time the last.
+    assert 64 * 1024 < spent < 1.1 * 64 * 1024 + 6 * 3 * 1400 + 3 * 1400
+    assert any(effect == Count("serfmp.gossip.budget") for effect in effects)
+    assert sum("reached its budget" in repr(effect) for effect in effects) == 1
 
 
 def test_gossip_reaches_the_recently_dead_but_not_who_left() -> None:
