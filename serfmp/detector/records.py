@@ -61,6 +61,8 @@ class RecordKind(StrEnum):
     """Sequence number, kind, and the fields of `Member`s: an event whose rows were recorded before; changes none."""
     UNTOLD = "untold"
     """A row as it was when it was told last or None, and as it is; updated, reaped: an event about it waits."""
+    NO_NEWS = "no-news"
+    """Names of members of whom nothing is to be told after all."""
     USER_EVENT = "user"
     """Fields of a `SavedUserEvent`."""
     INTENT = "intent"
@@ -361,6 +363,9 @@ class Recovered:
                 self._told(event)
             case RecordKind.UNTOLD:
                 self._untold(*values)
+            case RecordKind.NO_NEWS:
+                for name in values[0]:
+                    self.untold.pop(name, None)
             case RecordKind.USER_EVENT:
                 self._user_event(*values)
             case RecordKind.INTENT:

@@ -86,6 +86,8 @@ class Cluster:
         """Packets, parts, bytes, streams, over all hosts."""
         self.told: Callable[[Host, Log], None] | None = None
         """Called with every log line."""
+        self.heard: Callable[[Host, str, Event], None] | None = None
+        """Called with every event that a consumer gets."""
         self._watch = watch
         self._config = config
         self._places: dict[Endpoint, Host] = {}
@@ -174,9 +176,11 @@ class Cluster:
         """Join others by address."""
         return self.ask(host, JoinRequest(tuple(f"{other.endpoint[0]}:{PORT}" for other in others), replay))
 
-    def event(self, host: Host, name: str, payload: bytes = b"", number: int | None = None) -> int:
+    def event(
+        self, host: Host, name: str, payload: bytes = b"", number: int | None = None, coalesce: bool = False
+    ) -> int:
         """Send a user event."""
-        return self.ask(host, EventRequest(name, payload, coalesce=False), number)
+        return self.ask(host, EventRequest(name, payload, coalesce), number)
 
     def leave(self, host: Host) -> int:
         """Ask for a graceful leave."""
@@ -219,6 +223,8 @@ class Cluster:
         self._changes += 1
         if self._watch is not None:
             self._watch.took(host, consumer, event)
+        if self.heard is not None:
+            self.heard(host, consumer, event)
 
     def turned(self, host: Host, effects: list[Effect]) -> None:
         """See `World`."""

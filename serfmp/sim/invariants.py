@@ -26,11 +26,12 @@ from serfmp.detector.effects import (
     SendPacket,
     UserEventReceived,
 )
-from serfmp.detector.records import CONSUMERS, RecordKind, Recovered
+from serfmp.detector.records import CONSUMERS, HELD, RecordKind, Recovered
 from serfmp.detector.swim.suspicion import Suspicion
 from serfmp.detector.swim.table import NodeState
 from serfmp.errors import InternalError
 from serfmp.sim.host import Host, SeenCore
+from serfmp.sim.query_watch import QueryWatch
 from serfmp.wire.message_types import MessageType
 from serfmp.wire.messages import Alive, decode_packet_message
 
@@ -46,6 +47,16 @@ FOLLOWS: Final[dict[EventKind | None, frozenset[EventKind]]] = {
     REAP: frozenset({JOIN}),
 }
 """What may follow what in the events about one member (serf.md P13, swim.md I7)."""
+
+COLLECTED: Final[dict[EventKind | None, frozenset[EventKind]]] = {
+    None: frozenset({JOIN, LEAVE, FAILED, REAP}),
+    JOIN: frozenset({LEAVE, FAILED, UPDATE}),
+    UPDATE: frozenset({LEAVE, FAILED, UPDATE}),
+    LEAVE: frozenset({JOIN, FAILED, REAP}),
+    FAILED: frozenset({JOIN, LEAVE, REAP}),
+    REAP: frozenset({JOIN, LEAVE, FAILED, REAP}),
+}
+"""The same where events are collected: what came and went within one batch may show by its end only (P17)."""
 
 HERE: Final = frozenset({MemberStatus.ALIVE, MemberStatus.LEAVING})
 SHOWN: Final = {JOIN: HERE, UPDATE: HERE, LEAVE: {MemberStatus.LEFT}, FAILED: {MemberStatus.FAILED}}
@@ -81,6 +92,7 @@ class _Seen:
         self.minimum = 0
         self.sequences = dict.fromkeys(CONSUMERS, 0)
         self.kinds: dict[str, dict[str, EventKind]] = {name: {} for name in CONSUMERS}
+        self.held: set[tuple[int, str, bytes]] = set()
         self.delivered: dict[str, set[tuple[int, str, bytes]]] = {name: set() for name in CONSUMERS}
         self.changed: list[str] = []
         self.suspicions: dict[str, Suspicion] = {}
@@ -96,6 +108,7 @@ class Invariants:
         self._seen: dict[str, _Seen] = {}
         self._issued: dict[str, int] = {}
         self._now = 0.0
+        self.queries = QueryWatch(self._fail)
         self.checks = 0
         """Turns that were looked at."""
 
@@ -127,6 +140,8 @@ class Invariants:
                 self._member(host, seen, values)
             case RecordKind.MEMBER_EVENT:
                 self._member_event(host, seen, values)
+            case RecordKind.UNTOLD:
+                self._untold(host, seen, values)
             case RecordKind.CLOCKS:
                 self._clocks(host, seen, values)
             case RecordKind.USER_EVENT:
@@ -163,13 +178,26 @@ class Invariants:
             else:
                 self._member(host, seen, row)
 
+    def _untold(self, host: Host, seen: _Seen, values: list[Any]) -> None:
+        _, row, _, reaped = values
+        if reaped:
+            seen.ltimes.pop(row[0], None)
+        else:
+            self._member(host, seen, row)
+
     def _clocks(self, host: Host, seen: _Seen, values: list[Any]) -> None:
         if any(new < old for new, old in zip(values, seen.clocks, strict=True)):
             self._fail(host, "P1", f"clocks went back from {seen.clocks} to {values}")
         seen.clocks = tuple(values)
 
     def _user_event(self, host: Host, seen: _Seen, values: list[Any]) -> None:
-        _, ltime, name, _, _, own, _, _ = values
+        sequence, ltime, name, payload, _, own, _, _ = values
+        key = (ltime, name, payload)
+        if key in seen.held:
+            seen.held.discard(key)
+            return
+        if sequence == HELD:
+            seen.held.add(key)
         if ltime < seen.minimum:
             self._fail(host, "P15", f"{name} of time {ltime} was delivered, the minimum is {seen.minimum}")
         if own:
@@ -189,7 +217,8 @@ class Invariants:
         if isinstance(event, MemberEvent):
             for member in event.members:
                 last = seen.kinds[consumer].get(member.name)
-                if event.kind not in FOLLOWS[last]:
+                follows = COLLECTED if host.config.coalesce_period else FOLLOWS
+                if event.kind not in follows[last]:
                     before = "nothing" if last is None else last.label
                     self._fail(host, "I7, P13", f"{event.kind.label} of {member.name} follows {before}")
                 seen.kinds[consumer][member.name] = event.kind
@@ -209,6 +238,7 @@ class Invariants:
         if key in seen.delivered[consumer]:
             self._fail(host, "P18", f"{consumer} got query {event.name} of time {event.ltime} twice")
         seen.delivered[consumer].add(key)
+        self.queries.took(host, event)
 
     # --- turns --------------------------------------------------------------------------------------------------------
 
@@ -216,6 +246,7 @@ class Invariants:
         """See `Watch`."""
         self._now = now
         self.checks += 1
+        self.queries.turned(host, effects, now)
         core, seen = host.core, self._of(host)
         if core is None:
             return
@@ -306,10 +337,11 @@ class Invariants:
             status: statuses.count(status) for status in set(statuses)
         }:
             self._fail(host, "P4", f"the counts are {members.counts}, the rows {statuses}")
+        untold = {member.row.name for member in core.serf.coalescing.untold()}
         for consumer in CONSUMERS:
             for row in members:
                 kind = seen.kinds[consumer].get(row.name)
-                if kind is not None and row.status not in SHOWN.get(kind, ()):
+                if kind is not None and row.name not in untold and row.status not in SHOWN.get(kind, ()):
                     self._fail(host, "Story", f"{row.name} is {row.status.label}, {consumer} last saw {kind.label}")
         outstanding, limit = core.swim.outstanding, ACKS_AT_LEAST + ACKS_PER_NODE * len(table)
         if outstanding > limit:
@@ -329,6 +361,8 @@ class Invariants:
             ("incarnation", core.swim.membership.incarnation, found.incarnation),
             ("lifecycle", core.serf.lifecycle, found.lifecycle),
             ("last event", core.serf.outbox.sequence, found.sequence),
+            ("untold members", list(core.serf.coalescing.untold()), list(found.untold.values())),
+            ("held events", list(core.serf.coalescing.held()), list(found.held)),
         ):
             if inside != outside:
                 self._fail(host, "Journal", f"{rule}: the core has {inside}, the journal {outside}")

@@ -18,16 +18,30 @@ from random import Random
 from typing import Final
 
 from serfmp.detector.config import LAN, LOCAL, WAN, Profile
-from serfmp.detector.effects import ForceLeaveRequest, JoinRequest, Lifecycle, Log, MemberStatus
+from serfmp.detector.effects import (
+    Event,
+    ForceLeaveRequest,
+    JoinRequest,
+    Lifecycle,
+    Log,
+    MemberStatus,
+    QueryReceived,
+    QueryRequest,
+    RespondRequest,
+)
 from serfmp.detector.swim.push_pull import interval_factor
 from serfmp.detector.swim.suspicion import SuspicionWindow
 from serfmp.sim.cluster import Cluster
 from serfmp.sim.host import Host
 from serfmp.sim.invariants import BrokenError, Invariants
 from serfmp.sim.network import Conditions
+from serfmp.sim.query_watch import Wanted
 from serfmp.wire.messages import Dead, Suspect, User
 from serfmp.wire.serf_messages import JoinIntent, LeaveIntent, encode_serf
 
+LAST_QUERY: Final = "last"
+"""Name of the query at the end of a run."""
+LAST_TRIES: Final = 3
 NODES: Final = (3, 30)
 """Smallest and largest cluster."""
 FAULTS: Final = (8, 24)
@@ -38,6 +52,10 @@ SETTLING: Final = 5.0
 """Seconds in which a cluster forms before the first fault."""
 CALM: Final = 10.0
 """Probe intervals for which the agreement at the end must last."""
+COLLECTING: Final = ((0.0, 0.0), (3.0, 1.0), (0.5, 0.1))
+"""Periods for which events are collected: not at all, Serf's, short ones."""
+QUERY_TIMES: Final = (0.5, 2.0, 10.0)
+"""Gossip intervals, times ten, for which queries run."""
 LEFTOVER: Final = 64
 """Acks, queued messages that may be open in a calm cluster: that is, none that grow with its history."""
 
@@ -79,7 +97,13 @@ class History:
         self._pace = rng.choice((0.3, 2.0, 5.0))
         self._tell = tell
         self._watch = Invariants(self.profile)
-        self._cluster = Cluster(seed, self.profile, self._conditions, self._watch)
+        longest, quiet = rng.choice(COLLECTING)
+        self._cluster = Cluster(
+            seed, self.profile, self._conditions, self._watch, coalesce_period=longest, quiescent_period=quiet
+        )
+        self._answers = Random(f"answers {seed}")
+        self._queries = 0
+        self._cluster.heard = self._heard
         if tell is not None:
             self._cluster.told = self._told
         self._faults = rng.randint(*FAULTS)
@@ -135,6 +159,7 @@ class History:
             raise BrokenError(f"L8 broken: the agreement did not last: {self._disagreement()}")
         self._audit()
         self._leftovers()
+        self._ask_all()
         counters = cluster.counters
         return Outcome(
             self.seed,
@@ -278,6 +303,69 @@ class History:
             self._say(f"{host.name} sends event {number}")
             self._cluster.event(host, "e", str(number).encode())
 
+    def _superseded(self, victim: Host) -> None:
+        for host in [victim, *self._rng.sample(self._cluster.running, 1)]:
+            self._say(f"{host.name} sends two events that may be collected")
+            for _ in range(2):
+                self._cluster.event(host, "c", str(self._rng.randrange(10)).encode(), coalesce=True)
+
+    # --- queries ------------------------------------------------------------------------------------------------------
+
+    def _query(self, victim: Host) -> None:
+        rng = self._rng
+        names = tuple(sorted(host.name for host in self._others())) if rng.random() < 0.5 else ()
+        timeout = rng.choice(QUERY_TIMES) * 10 * self.profile.gossip_interval
+        self._ask(victim, names, rng.random() < 0.6, rng.choice((0, 0, 1, 2)), timeout)
+
+    def _ask(self, host: Host, nodes: tuple[str, ...], ack: bool, relays: int, timeout: float, name: str = "") -> int:
+        self._queries += 1
+        name = name or f"q{self._queries}"
+        self._say(
+            f"{host.name} asks {name} of {' '.join(nodes) or 'all'}: acks {ack}, relays {relays}, {timeout:.1f} s"
+        )
+        self._watch.queries.announce(name, Wanted(frozenset(nodes) if nodes else None, ack))
+        return self._cluster.ask(host, QueryRequest(name, b"", nodes, {}, ack, relays, timeout))
+
+    def _heard(self, host: Host, consumer: str, event: Event) -> None:
+        """Handlers answer queries: soon, late, twice, or not at all."""
+        if consumer != "dispatcher" or not isinstance(event, QueryReceived):
+            return
+        rng, cluster, life = self._answers, self._cluster, host.life
+        left = event.deadline - cluster.now
+        delays = (
+            [0.0] if event.name == LAST_QUERY else [rng.uniform(0, 1.3 * left) for _ in range(rng.choice((0, 1, 1, 2)))]
+        )
+
+        def answer() -> None:
+            if host.life == life:
+                cluster.ask(host, RespondRequest(event.ltime, event.id, event.name.encode()))
+
+        for delay in delays:
+            cluster.scheduler.after(max(delay, 0.0), answer)
+
+    def _ask_all(self) -> None:
+        """In a calm cluster without loss everybody acks and answers a query, once (P18).
+
+        Gossip promises nothing: with the profile `local` one query of some hundreds misses a node, as it must. So
+        there are three tries.
+        """
+        cluster = self._cluster
+        cluster.network.conditions = Conditions()
+        asker = self._rng.choice(cluster.running)
+        everybody = {host.name for host in cluster.running}
+        missed: list[str] = []
+        for _ in range(LAST_TRIES):
+            timeout = 16 * 2 * self.profile.gossip_interval
+            number = self._ask(asker, (), ack=True, relays=1, timeout=timeout, name=LAST_QUERY)
+            cluster.run(timeout + 1.0)
+            acked, answered = self._watch.queries.answers(asker, number)
+            if acked == answered == everybody:
+                return
+            if not acked | answered <= everybody:
+                raise BrokenError(f"P18 broken: {sorted((acked | answered) - everybody)} answer, and are gone")
+            missed.append(f"{sorted(everybody - acked)} and {sorted(everybody - answered)}")
+        raise BrokenError(f"P18 broken: of {asker.name}'s queries, these have not acked and answered: {missed}")
+
     def _acknowledge(self, victim: Host) -> None:
         if not victim.paused:
             self._cluster.acknowledge(victim)
@@ -365,11 +453,16 @@ class History:
             queued = {queue.name: queue.size for queue in swim.gossip.queues if queue.size}
             if swim.outstanding > LEFTOVER or sum(queued.values()) > LEFTOVER:
                 raise BrokenError(f"I12 broken at {host.name}: {swim.outstanding} acks, queues {queued}")
+            coalescing = host.alive.serf.coalescing
+            waiting = [member.row.name for member in coalescing.untold()] + [event.name for event in coalescing.held()]
+            if waiting:
+                raise BrokenError(f"P16 broken at {host.name}: {waiting} are still to be told")
 
 
 _FAULTS: Final = (
     *("kill", "kill", "tear", "compact", "crash", "crash", "restart", "restart", "restart", "leave"),
     *("pause", "pause", "gossip", "partition", "one_way", "only_streams", "heal", "heal"),
     *("accuse", "intent", "remove", "event", "event", "acknowledge"),
+    *("superseded", "query", "query"),
 )
 """Names of the faults; those that stand here twice are twice as likely."""

@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from serfmp.detector.effects import EventKind, MemberStatus
-from serfmp.detector.records import SavedMember, SavedUserEvent, UntoldMember
+from serfmp.detector.effects import EventKind, MemberStatus, Plain, Record
+from serfmp.detector.records import RecordKind, SavedMember, SavedUserEvent, UntoldMember
 from serfmp.detector.serf.batches import LatestByName
 from serfmp.detector.serf.outbox import Outbox
 from serfmp.detector.serf.persisting import Persisting
@@ -149,13 +149,17 @@ class Coalescing:
     def _tell_members(self) -> None:
         self._member_window.closed()
         waiting, self._members = self._members, {}
+        unchanged: list[Plain] = []
         groups: dict[EventKind, list[SavedMember]] = {kind: [] for kind in _ORDER}
         for name in sorted(waiting):
             kinds = list(news(waiting[name]))
             for kind in kinds:
                 groups[kind].append(waiting[name].row)
             if not kinds:
-                self._context.count("serfmp.coalesce.no_news")
+                unchanged.append(name)
+        if unchanged:
+            self._context.count("serfmp.coalesce.no_news", len(unchanged))
+            self._context.effects.append(Record((RecordKind.NO_NEWS.value, unchanged)))
         for kind, rows in groups.items():
             for chunk in _chunks(rows):
                 self._outbox.late_member_event(kind, chunk)
