@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,6 +106,10 @@ def normal(text: str) -> str:
     return "\n".join(sorted(line.rstrip(" ,") for line in text.splitlines()))
 
 
+def knows_coordinate(agent: Agent, node: str) -> bool:
+    return bool(agent.client().call("get-coordinate", {"Node": node})["Ok"])
+
+
 def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
@@ -119,13 +124,9 @@ def pair(launch: Launcher) -> tuple[Agent, Agent]:
 
 def test_all_commands_say_the_same_of_agents_of_both_kinds(launch: Launcher, tmp_path: Path) -> None:
     """Many at a time: most of what they take is waiting."""
-    for agent in (agents := pair(launch)):
-        others = [other.node for other in agents if other is not agent]
-        eventually(
-            lambda agent=agent, node=others[0]: agent.client().call("get-coordinate", {"Node": node})["Ok"],
-            20,
-            "a coordinate of the peer",
-        )
+    agents = pair(launch)
+    for agent, peer in zip(agents, "ba", strict=True):
+        eventually(partial(knows_coordinate, agent, peer), 20, f"{agent.kind} knows a coordinate of {peer}")
     different = []
     with ThreadPoolExecutor(4) as pool, Stage(tmp_path) as stage:
         for changing in (False, True):  # tags change what other commands show
