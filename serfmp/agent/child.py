@@ -49,6 +49,7 @@ ROLES: Final = {
     "rpc": "serfmp.io.rpc",
     "dispatcher": "serfmp.events.dispatcher",
     "worker": "serfmp.events.worker",
+    "logger": "serfmp.agent.log_writer",
 }
 """Role names and the modules whose `main(child)` is the role."""
 
@@ -102,6 +103,8 @@ class Child:
         """Asked whether this configuration can be taken over; gives the reason if not."""
         self.on_commit: Callable[[], None] | None = None
         """Called when `config` has changed."""
+        self.on_reopen: Callable[[], None] | None = None
+        """Called when files may have been moved away."""
         self._proposed: tuple[int, AgentConfig] | None = None
         self.on_inquiry: Callable[[str], Any] | None = None
         """Called with the subject of another process' inquiry; gives what there is to tell."""
@@ -186,6 +189,8 @@ class Child:
                     self.on_stop(grace)
                 else:
                     self.loop.stop()
+            case frames.Reopen() if self.on_reopen is not None:
+                self.on_reopen()
             case frames.Ask() if self.on_ask is not None:
                 self.on_ask(frame)
             case frames.Propose() | frames.Commit() | frames.KeysNotice() | frames.TagsNotice():

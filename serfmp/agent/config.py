@@ -60,6 +60,14 @@ class AgentConfig:
     tags_file: str = ""
     """Where `tags` were read from, and changes of them are written; empty: nowhere."""
     log_level: str = "INFO"
+    log_file: str = ""
+    """A file that gets the log, too; empty: none."""
+    log_json: bool = False
+    """Whether log lines are JSON objects, on standard output and in the file."""
+    syslog: bool = False
+    syslog_facility: str = "LOCAL0"
+    syslog_socket: str = ""
+    """Where the syslog daemon listens; empty: where such daemons do."""
     profile: str = "lan"
     compression: bool = True
     workers: int = 2

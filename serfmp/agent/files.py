@@ -58,6 +58,8 @@ KEYS: Final[Mapping[str, Kind]] = {
     "keyring_file": Kind.TEXT,
     "label": Kind.TEXT,
     "leave_on_terminate": Kind.SWITCH,
+    "log_file": Kind.TEXT,
+    "log_json": Kind.SWITCH,
     "log_level": Kind.TEXT,
     "monitor_group": Kind.TEXT,
     "node_name": Kind.TEXT,
@@ -85,6 +87,7 @@ KEYS: Final[Mapping[str, Kind]] = {
     "statsd_addr": Kind.TEXT,
     "statsite_addr": Kind.TEXT,
     "syslog_facility": Kind.TEXT,
+    "syslog_socket": Kind.TEXT,
     "tags": Kind.TAGS,
     "tags_file": Kind.TEXT,
     "tombstone_timeout": Kind.DURATION,
@@ -96,10 +99,8 @@ KEYS: Final[Mapping[str, Kind]] = {
 
 WITHOUT_EFFECT: Final = (
     "discover",
-    "enable_syslog",
     "statsd_addr",
     "statsite_addr",
-    "syslog_facility",
 )
 """Serf's keys that this version reads and does nothing with."""
 

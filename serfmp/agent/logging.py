@@ -12,10 +12,12 @@ Rules:
 from __future__ import annotations
 
 import fcntl
+import json
 import socket
 import struct
 import termios
 import time
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgpack
@@ -41,6 +43,21 @@ def format_line(line: LogLine) -> str:
     """A line as people and monitors see it: local time in whole seconds, level, component, text (spec agent.md 2.3)."""
     stamp = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(line.at))
     return f"{stamp} [{line.level}] {line.component}: {line.text.removesuffix(chr(10))}"
+
+
+def json_line(line: LogLine, node: str) -> str:
+    """A line as one JSON object: time in UTC with milliseconds, level, component, node, message."""
+    moment = datetime.fromtimestamp(line.at, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+    fields = {
+        "time": f"{moment}Z",
+        "level": line.level,
+        "component": line.component,
+        "node": node,
+        "message": line.text.removesuffix(chr(10)),
+    }
+    # Bytes that are not UTF-8 would make it no JSON.
+    text = json.dumps(fields, ensure_ascii=False)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def level_number(level: str) -> int:

@@ -31,15 +31,13 @@ import setproctitle
 from serfmp.agent import heartbeat, journal
 from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
 from serfmp.agent.limits import descriptor_warning
-from serfmp.agent.line_feed import LineFeed
-from serfmp.agent.log_hub import LogHub
+from serfmp.agent.log_outlets import LogOutlets
 from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
 from serfmp.agent.process import Process, ProcessState, describe_status
 from serfmp.agent.reload import Reload
 from serfmp.agent.retry_join import RetryJoin
 from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
 from serfmp.agent.sockets import advertised_address, bind_gossip, bind_rpc
-from serfmp.agent.terminal import Terminal
 from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
 from serfmp.agent.watching import Watching
 from serfmp.bus import frames, plain
@@ -87,6 +85,9 @@ INQUIRIES: Final = {"handlers": "dispatcher"}
 CORE_ROLES: Final = frozenset({"gossip", "detector"})
 """They end when the others have ended."""
 
+LAST_ROLE: Final = "logger"
+"""It ends when all have ended and have said so."""
+
 END_TIME: Final = 3.0
 """Seconds that workers need to end scripts when their grace is over: TERM, and KILL for those that ignore it."""
 
@@ -123,11 +124,8 @@ class Supervisor:
         self.config = config
         self.loop = Loop()
         self.exit_code = 1
-        self._terminal = Terminal(self.loop, level=config.log_level)
-        self._hub = LogHub()
-        self._log = self._hub.say
-        self._feed = LineFeed(self.loop)
-        self._hub.takers += [self._terminal.log, self._feed.add]
+        self._outlets = LogOutlets(self.loop, config)
+        self._terminal, self._log = self._outlets.terminal, self._outlets.hub.say
         read = (lambda: config) if reread is None else (lambda: reread(self._warn))
         self._reload = Reload(self.loop, read, config, self._adopt, self._terminal.output)
         self._processes: list[Process] = []
@@ -140,6 +138,8 @@ class Supervisor:
         self._leaving = False
         self._signalled_at = 0.0
         self._stopping = False
+        self._complete = False
+        """All has ended but what writes the log."""
         self._asked: dict[int, tuple[frames.Ask, Callable[[Any, str], None]]] = {}
         self._retry_join = RetryJoin(
             self.loop, config, self._ask, lambda level, text: self._log(level, "agent", text), self._retries_used_up
@@ -178,10 +178,12 @@ class Supervisor:
         owned: list[tuple[str, int, dict[str, int]]] = [
             ("gossip", 0, {"udp": gossip.udp.fileno(), "tcp": gossip.tcp.fileno()}),
             ("detector", 0, {"journal": self._journals["detector"]}),
-            ("rpc", 0, {"rpc": rpc.fileno(), "feed": self._feed.reader.fileno()}),
+            ("rpc", 0, {"rpc": rpc.fileno(), "feed": self._outlets.rpc_feed.reader.fileno()}),
             ("dispatcher", 0, {"ledger": self._journals["dispatcher"]}),
             *(("worker", index, {}) for index in range(self.config.workers)),
         ]
+        if self._outlets.file_feed is not None:
+            owned.append((LAST_ROLE, 0, {"lines": self._outlets.file_feed.reader.fileno()}))
         self._sockets = (gossip, rpc)
         self._processes[:] = [
             Process(role, index, slot, {**descriptors, "heartbeat": beat})
@@ -262,9 +264,10 @@ class Supervisor:
             )
 
         if process.role == "rpc":
-            self._feed.begin(self._hub.ring)
+            self._outlets.rpc_feed.begin(self._outlets.hub.ring)
+        on_line = self._outlets.hub.add
         try:
-            process.start(self.loop, self.config.start_method, frame, self._on_any_frame, self._hub.add, self._on_end)
+            process.start(self.loop, self.config.start_method, frame, self._on_any_frame, on_line, self._on_end)
         except OSError as error:
             if not process.restarts:
                 raise UserError(f"Failed to start the Serf agent: {process.name}: {_shortage(error)}") from error
@@ -375,7 +378,7 @@ class Supervisor:
 
     def _adopt(self, config: AgentConfig, tags: TagsRequest) -> None:
         """All processes have agreed to this configuration."""
-        self._terminal.set_level(config.log_level)
+        self._outlets.set_level(config.log_level)
         self.config = config
         if tags.set or tags.delete:
             self._ask(tags, self._tagged)
@@ -504,17 +507,23 @@ class Supervisor:
         # The dispatcher stays for the ends of all scripts, so that the log tells them.
         graces = {"worker": grace, "dispatcher": grace + END_TIME}
         for process in self._processes:
-            if process.role not in CORE_ROLES:
+            if process.role not in CORE_ROLES and process.role != LAST_ROLE:
                 process.send(frames.Stop(graces.get(process.role, STOP_GRACE)))
         self.loop.call_later(grace + STOP_MARGIN, lambda: self._kill_rest(grace + STOP_MARGIN))
         self._go_on_stopping()
 
     def _go_on_stopping(self) -> None:
         """The network and the core end last: until then clients get their answers and peers their acks."""
-        running = [process for process in self._processes if process.running]
-        if not running:
+        last = [process for process in self._processes if process.running and process.role == LAST_ROLE]
+        running = [process for process in self._processes if process.running and process.role != LAST_ROLE]
+        if not running and not self._complete:
+            self._complete = True
             self._log("INFO", "agent", "shutdown complete")
-            self.loop.stop()
+            for process in last:
+                process.send(frames.Stop(STOP_GRACE))
+        if not running:
+            if not last:
+                self.loop.stop()
         elif all(process.role in CORE_ROLES for process in running):
             for process in running:
                 process.send(frames.Stop(STOP_GRACE))
@@ -524,6 +533,8 @@ class Supervisor:
             if process.running:
                 self._log("WARN", "agent", f"{process.name} did not stop within {limit:.0f} s and was killed")
                 process.signal(signal.SIGKILL)
+        # A process that hangs in the kernel does not even end by that.
+        self.loop.call_later(STOP_GRACE, self.loop.stop)
 
     # --- signals ------------------------------------------------------------------------------------------------------
 
@@ -556,6 +567,9 @@ class Supervisor:
 
     def _on_hangup(self) -> None:
         self._terminal.output("Caught signal: hangup")
+        for process in self._processes:
+            if process.role == LAST_ROLE:
+                process.send(frames.Reopen())
         self._terminal.output("Reloading configuration...")
         self._reload.begin(self.config, self._processes)
 

@@ -4,7 +4,8 @@ Rules: a chunk is written only when the descriptor takes it at once (`poll`, and
 writable pipe takes whole); the descriptor is not made non-blocking, because it may be shared with the shell. What does
 not fit waits up to a bound; beyond it log lines are dropped and counted, and the next line that gets through says how
 many. Log lines, which come from the log hub, are held back until the banner is out (spec agent.md 2.1); when the start
-fails they go to standard error, because then they are the explanation.
+fails they go to standard error, because then they are the explanation. With `-log-json` every line, the banner's too,
+is a JSON object.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from serfmp.agent.logging import format_line, level_number
+from serfmp.agent.logging import format_line, json_line, level_number
+from serfmp.bus.frames import LogLine
 from serfmp.bus.loop import WRITE
 
 if TYPE_CHECKING:
-    from serfmp.bus.frames import LogLine
     from serfmp.bus.loop import Loop
 
 WAITING_LIMIT: Final = 1024 * 1024
@@ -33,9 +34,13 @@ _CHUNK: Final = select.PIPE_BUF
 
 
 class Terminal:
-    """See the module. `descriptor` is written to; `level` is the lowest level shown."""
+    """See the module. `descriptor` is written to; `level` is the lowest level shown.
 
-    def __init__(self, loop: Loop, descriptor: int = 1, level: str = "INFO") -> None:
+    `json_node`: write JSON, with this as the node's name.
+    """
+
+    def __init__(self, loop: Loop, descriptor: int = 1, level: str = "INFO", json_node: str | None = None) -> None:
+        self._node = json_node
         self._loop = loop
         self._descriptor = descriptor
         self._threshold = level_number(level)
@@ -54,20 +59,24 @@ class Terminal:
 
     def output(self, text: str) -> None:
         """A `==>` line."""
-        self._write(f"==> {text}\n")
+        self._write(f"==> {text}\n" if self._node is None else self._json("INFO", text))
 
     def info(self, text: str = "") -> None:
         """An indented line of the banner; an empty one stays empty."""
-        self._write(f"{INDENT}{text}\n" if text else "\n")
+        if self._node is None:
+            self._write(f"{INDENT}{text}\n" if text else "\n")
+        elif text:
+            self._write(self._json("INFO", text.strip()))
 
     def log(self, line: LogLine) -> None:
         """A log line; nothing if its level is too low."""
         if level_number(line.level) < self._threshold:
             return
+        text = f"{INDENT}{format_line(line)}" if self._node is None else json_line(line, self._node)
         if self._held is not None:
-            self._held.append(format_line(line))
+            self._held.append(text)
         else:
-            self._write_log(format_line(line))
+            self._write_log(text)
 
     def release(self) -> None:
         """The banner is out: show what was held back, and everything from now on."""
@@ -79,7 +88,7 @@ class Terminal:
         """The start failed: write what was held back to standard error."""
         held, self._held = self._held, None
         for line in held or ():
-            os.write(2, f"{INDENT}{line}\n".encode(errors="replace"))
+            os.write(2, f"{line}\n".encode(errors="replace"))
 
     def drain(self, seconds: float) -> None:
         """At the end of the agent: wait up to so many seconds for the reader to take what is left."""
@@ -95,10 +104,12 @@ class Terminal:
             return
         if self._untold:
             untold, self._untold = self._untold, 0
-            self._write(
-                f"{INDENT}[WARN] agent: {untold} log lines were dropped: standard output is not read fast enough\n"
-            )
-        self._write(f"{INDENT}{line}\n")
+            text = f"{untold} log lines were dropped: standard output is not read fast enough"
+            self._write(f"{INDENT}[WARN] agent: {text}\n" if self._node is None else self._json("WARN", text))
+        self._write(f"{line}\n")
+
+    def _json(self, level: str, text: str) -> str:
+        return f"{json_line(LogLine(0, time.time(), level, 'agent', text), self._node or '')}\n"
 
     def _write(self, text: str) -> None:
         self._waiting += text.encode(errors="surrogateescape")

@@ -398,6 +398,11 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class Reopen:
+    """Open files anew that may have been moved away."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine:
     """A line of the agent's log, on the feed from the supervisor to rpc.
 
@@ -487,6 +492,7 @@ _FRAMES: Final[tuple[type, ...]] = (
     Inquiry,
     Findings,
     LogLine,
+    Reopen,
     Report,
     ProcessTable,
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_RPC_ADDRESS
 from serfmp.agent.files import KEYS, SECRETS, Kind
-from serfmp.cli.agent_config import check, gather, in_effect, make_config, with_files
+from serfmp.cli.agent_config import check, gather, in_effect, make_config, require_logs, with_files
 from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag
 from serfmp.cli.output import complain, go_json, say, table, visible
 from serfmp.errors import UserError
@@ -107,6 +107,12 @@ COMMAND: Final = GoCommand(
             "Serf's own agents have none.",
             shown="label=text",
         ),
+        flag(
+            "log-file",
+            "File that gets the log, too. It may be rotated at any time; SIGHUP opens it anew.",
+            shown="log-file=path",
+        ),
+        flag("log-json", "Write log lines as JSON objects, one a line.", kind=BOOLEAN, default=False),
         flag("log-level", "Least level of log lines: trace, debug, info, warn or err.", shown="log-level=info"),
         flag("format", "How -check shows it: text (default) or json.", default="text", shown="format=text"),
         flag("node", "Name of this node, unique in the cluster. Default: the host's name.", shown="node=name"),
@@ -163,6 +169,7 @@ COMMAND: Final = GoCommand(
             shown="snapshot=path",
         ),
         flag("start-method", "How processes are started: fork or exec.", shown="start-method=fork"),
+        flag("syslog", "Send the log to syslog, too.", kind=BOOLEAN, default=False),
         flag("tag", "Tag of this node. May be given several times.", many=True, shown="tag key=value"),
         flag(
             "tags-file",
@@ -180,6 +187,7 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
         return _check(values)
     try:
         config = make_config(gather(values), say)
+        require_logs(config)
     except UserError as error:
         say(f"==> {error}")
         return 1

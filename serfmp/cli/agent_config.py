@@ -17,7 +17,9 @@ from serfmp.agent.config import DEFAULT_PORT, AgentConfig
 from serfmp.agent.files import WITHOUT_EFFECT, SettingError, Settings, read_sources
 from serfmp.agent.interfaces import interface_address, require_interface
 from serfmp.agent.keys import decode_key, read_keyring_file
+from serfmp.agent.log_writer import require_log_file
 from serfmp.agent.runtime import base_directory
+from serfmp.agent.syslog import facility_number, find_daemon
 from serfmp.agent.tags_file import read_tags_file
 from serfmp.cli.flags import parse_tag
 from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
@@ -52,11 +54,14 @@ _AS_IT_STANDS: Final = {
     "disable_coalescing": "disable_coalescing",
     "disable_coordinates": "disable_coordinates",
     "enable_compression": "compression",
+    "enable_syslog": "syslog",
     "interface": "interface",
     "gossip_budget": "gossip_budget",
     "heal_interval": "heal_interval",
     "keyring_file": "keyring_file",
     "leave_on_terminate": "leave_on_terminate",
+    "log_file": "log_file",
+    "log_json": "log_json",
     "monitor_group": "monitor_group",
     "profile": "profile",
     "query_response_size_limit": "query_response_size_limit",
@@ -73,6 +78,7 @@ _AS_IT_STANDS: Final = {
     "skip_leave_on_interrupt": "skip_leave_on_interrupt",
     "snapshot_path": "snapshot_path",
     "start_method": "start_method",
+    "syslog_socket": "syslog_socket",
     "tags_file": "tags_file",
     "tombstone_timeout": "tombstone_timeout",
     "user_event_size_limit": "user_event_size_limit",
@@ -86,6 +92,7 @@ _CHECKED: Final = {
     "log_level": "log_level",
     "node_name": "node",
     "protocol": "protocol",
+    "syslog_facility": "syslog_facility",
     "retry_interval": "retry_interval",
     "retry_max_attempts": "retry_max_attempts",
     "workers": "workers",
@@ -105,6 +112,9 @@ def gather(values: dict[str, Any]) -> Settings:
         "interface": values["iface"],
         "keyring_file": values["keyring_file"],
         "label": values["label"],
+        "enable_syslog": values["syslog"],
+        "log_file": values["log_file"],
+        "log_json": values["log_json"],
         "log_level": values["log_level"],
         "node_name": values["node"],
         "profile": values["profile"],
@@ -170,6 +180,11 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
         if get(key):
             warn(f"==> Warning: '{key}' ({settings.origins[key]}) has no effect in this version")
     level = _log_level(get("log_level", ""))
+    facility = get("syslog_facility", DEFAULT.syslog_facility).upper()
+    try:
+        facility_number(facility)
+    except UserError as error:
+        raise SettingError("syslog_facility", str(error)) from None
     bind_host, bind_port = _address(get("bind", DEFAULT.bind_host), DEFAULT_PORT, "bind")
     if interface:
         bind_host = interface_address(interface, bind_host, warn)
@@ -198,6 +213,7 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
         handlers=handlers,
         tags=tags,
         log_level=level,
+        syslog_facility=facility,
         protocol=get("protocol", DEFAULT.protocol) if get("protocol", 0) > 0 else DEFAULT.protocol,
         workers=_workers(get("workers", DEFAULT.workers)),
         broadcast_timeout=broadcast_timeout,
@@ -219,6 +235,14 @@ def in_effect(config: AgentConfig) -> dict[str, Any]:
         "tags": config.tags,
     }
     return {key: value for key, value in values.items() if value != ""}
+
+
+def require_logs(config: AgentConfig) -> None:
+    """Refuse a log file that cannot be written, and a syslog that is not there. Raises `UserError`."""
+    if config.syslog:
+        find_daemon(config.syslog_socket)
+    if config.log_file:
+        require_log_file(config.log_file)
 
 
 def with_files(config: AgentConfig) -> AgentConfig:
