@@ -9,8 +9,6 @@ import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from serfmp.agent.config import AgentConfig
 from serfmp.agent.line_feed import LineFeed
 from serfmp.agent.log_hub import LogHub
@@ -140,11 +138,9 @@ def test_json_lines_hold_all_and_are_json_whatever_the_text(tmp_path: Path) -> N
     assert "\n" not in json_line(line, "n")
 
 
-@pytest.mark.parametrize("method", ["fork", "exec"])
-def test_an_agent_logs_to_a_file_to_its_very_end(launch: Launcher, tmp_path: Path, method: str) -> None:
+def test_an_agent_logs_to_a_file_to_its_very_end(launch: Launcher, tmp_path: Path) -> None:
     path = tmp_path / "serf.log"
-    words = [f"-log-file={path}", "-log-json", f"-start-method={method}"]
-    agent = launch.serfmp("one", extra=words, log_level="INFO")
+    agent = launch.serfmp("one", extra=[f"-log-file={path}", "-log-json"], log_level="INFO")
     eventually(lambda: "logger" in agent.pids_by_role(), DEADLINE_S, "the logger runs")
     agent.event("deploy")
     agent.wait_log("Received event: user-event: deploy", DEADLINE_S)

@@ -10,7 +10,6 @@ from typing import Final
 _VERSION: Final = "the version is ours"
 _REGEX: Final = "deviations: a bad regular expression for `members`"
 _TAGS_FILE: Final = "deviations: the tags file; tests/agent/test_tags_file.py"
-_SYSLOG: Final = "not there yet: syslog"
 _DISCOVER: Final = "not there yet: -discover"
 _CONTRADICTS: Final = "a living node contradicts a force-leave and stays alive; Serf's stays `leaving`"
 
@@ -29,8 +28,6 @@ DEVIATIONS: Final[dict[str, str]] = {
     "agent-start/discoord-info": "deviations: `disable_coordinates`",
     "agent-start/tagsfile-badtype": "the words of a library: Serf's names Go types, ours the key",
     "agent-start/statsd": "not there yet: metrics",
-    "agent-start/syslog": _SYSLOG,
-    "agent-start/syslogfac": _SYSLOG,
     "agent-start/discover-lo": _DISCOVER,
     "agent-signals/hup": "deviations: SIGHUP",
     "agent-signals/hup-info": "deviations: `info` after a reload",
