@@ -10,9 +10,15 @@ import pytest
 from serfmp.cli.main import main
 
 
+WITHOUT_DEFAULT = {
+    *("advertise", "discover", "encrypt_key", "interface", "keyring_file", "label", "log_file", "snapshot_path"),
+    *("monitor_group", "statsd_addr", "statsite_addr", "syslog_socket", "tags_file"),
+}
+
+
 def test_json_is_json_and_what_is_odd_stands_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "c.json"
-    file.write_text('{"role": "web", "syslog_facility": "LOCAL1", "rpc_auth": "sekrit", "node_name": "n"}')
+    file.write_text('{"role": "web", "rejoin_after_leave": true, "rpc_auth": "sekrit", "node_name": "n"}')
     arguments = ["agent", f"-config-file={file}", "-bind=127.0.0.1", "-check"]
     assert main([*arguments, "-format=json"]) == 0
     shown = capsys.readouterr()
@@ -25,12 +31,17 @@ def test_json_is_json_and_what_is_odd_stands_beside_it(tmp_path: Path, capsys: p
     assert values["snapshot_path"] == {"value": None, "origin": "default"}
     warnings = [
         "==> Deprecation warning: 'Role' has been replaced with 'Tags'",
-        f"==> Warning: 'syslog_facility' ({file}) has no effect in this version",
+        "==> Warning: 'RejoinAfterLeave' enabled without snapshot file",
     ]
     assert shown.err.splitlines() == warnings
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    assert shown.out.splitlines()[:2] == warnings
+    rows = shown.out.splitlines()
+    assert rows[:2] == warnings
+    table = dict(row.split(maxsplit=1) for row in rows[2:])
+    assert table["heal_interval"].split() == ["300s", "default"]
+    # Only what has no default is shown as nothing.
+    assert {key for key, value in table.items() if value.startswith("-")} == WITHOUT_DEFAULT
     assert "sekrit" not in shown.out
     assert shown.err == ""
 
