@@ -9,7 +9,6 @@ import pytest
 
 from serfmp.cli.main import main
 
-
 WITHOUT_DEFAULT = {
     *("advertise", "discover", "encrypt_key", "interface", "keyring_file", "label", "log_file", "snapshot_path"),
     *("monitor_group", "statsd_addr", "statsite_addr", "syslog_socket", "tags_file"),
