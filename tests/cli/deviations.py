@@ -28,6 +28,7 @@ DEVIATIONS: Final[dict[str, str]] = {
     "agent-start/discoord-info": "deviations: `disable_coordinates`",
     "agent-start/tagsfile-badtype": "the words of a library: Serf's names Go types, ours the key",
     "agent-start/statsd": "not there yet: metrics",
+    "agent-start/syslogfac": "deviations: configuration files",
     "agent-start/discover-lo": _DISCOVER,
     "agent-signals/hup": "deviations: SIGHUP",
     "agent-signals/hup-info": "deviations: `info` after a reload",
