@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -45,6 +45,13 @@ def environment(directory: Path) -> Mapping[str, str]:
         "SERFMP_FAULT": str(directory / "fault"),
         "PYTHONPATH": os.pathsep.join([str(INJECTED), str(ROOT)]),
     }
+
+
+def step_clock(seconds: float, pids: Iterable[int], directory: Path) -> None:
+    """Shift what these processes take for the wall clock, by so many seconds from the true one."""
+    (directory / "fault").write_text(f"clock {seconds}", encoding="ascii")
+    for pid in pids:
+        os.kill(pid, signal.SIGUSR2)
 
 
 def inject(fault: Fault, pid: int, directory: Path) -> None:

@@ -12,6 +12,7 @@ slices while others pass. A fence is answered after everything that had arrived 
 from __future__ import annotations
 
 import dataclasses
+import math
 import socket
 import struct
 import time
@@ -84,6 +85,8 @@ class Gossip:
         self._udp.setblocking(False)
         self._udp.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._reading = True
+        self._emptied_at = time.monotonic()
+        """When the UDP socket was last found empty: what is read later came later."""
         self._pending: deque[tuple[str, int, float, bool, PendingPacket]] = deque()
         self._fences: list[int] = []
         self.counters = child.metrics.counters
@@ -125,26 +128,28 @@ class Gossip:
         packets: list[frames.Packet] = []
         size = 0
         # Kernel stamps are wall time; both clocks are read together, so a step of the wall clock spoils one drain at
-        # most.
+        # most, and `arrival_time` refuses what it spoils.
         to_monotonic = time.monotonic() - time.time()
         receive = self._udp.recvmsg
         more = True
+        now = time.monotonic()
         for _ in range(DRAIN_PACKETS):
             try:
                 data, ancillary, _flags, source = receive(PACKET_SIZE, _ANCILLARY)
             except BlockingIOError:
+                self._emptied_at = now
                 more = False
                 break
             except OSError:
                 self.counters["serfmp.udp.receive_errors"] += 1
                 continue
             size += len(data)
-            timed = bool(ancillary)
-            if timed:
+            stamp = -math.inf
+            if ancillary:
                 seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2])
-                arrival = seconds + nanoseconds * 1e-9 + to_monotonic
-            else:
-                arrival = time.monotonic()
+                stamp = seconds + nanoseconds * 1e-9 + to_monotonic
+            now = time.monotonic()
+            arrival, timed = arrival_time(stamp, self._emptied_at, now)
             self._open(source[0], source[1], arrival, timed, data, packets)
             if size > DRAIN_BYTES:
                 break
@@ -290,6 +295,15 @@ class Gossip:
                 self.counters["serfmp.udp.send_errors"] += 1
                 if token:
                     self._feed.send(frames.SendFailed(token, True, f"write udp {host}:{port}: {error.strerror}"))
+
+
+def arrival_time(stamp: float, earliest: float, now: float) -> tuple[float, bool]:
+    """When a packet came, and whether that is exact: its stamp, unless it cannot be right.
+
+    All are seconds of the monotonic clock. A stamp before `earliest` or after `now` was spoilt by a step of the wall
+    clock, which the kernel stamps with; taken for true, it would set the detector's time to some other day.
+    """
+    return (stamp, True) if earliest <= stamp <= now else (now, False)
 
 
 def packet_format(config: AgentConfig) -> PacketFormat:
