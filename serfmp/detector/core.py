@@ -15,7 +15,7 @@ Rules of the contract:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
 from serfmp.detector.config import CoreConfig
@@ -98,9 +98,13 @@ class Core:
         generation: int = 1,
         recovered: Recovered | None = None,
         found: SnapshotState | None = None,
+        stopwatch: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`recovered`: what a dead detector left; `found`: what the snapshot of an ended agent adds up to."""
-        self._context = Context(config, rng, now, generation)
+        """`recovered`: what a dead detector left; `found`: what the snapshot of an ended agent adds up to.
+
+        `stopwatch`: a clock for metrics alone (see `Context`).
+        """
+        self._context = Context(config, rng, now, generation, stopwatch)
         table = NodeTable(rng)
         gossip = Gossip(self._context, table)
         self._serf = Serf(self._context, gossip, recovered, found)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,7 +121,13 @@ class Detector:
         self._snapshot: SnapshotWriter | None = None
         found = self._open_snapshot(read=recovered is None)
         self._core = Core(
-            core_config(child), random.Random(secrets.randbits(128)), now, child.generation, recovered, found
+            core_config(child),
+            random.Random(secrets.randbits(128)),
+            now,
+            child.generation,
+            recovered,
+            found,
+            time.perf_counter,
         )
         child.endpoints.remove_older(child.generation)
         self._packets = make_socket(child.context, zmq.PULL, hwm=PACKET_HWM)
@@ -189,6 +196,8 @@ class Detector:
             return
         for level, text in writer.take_logs():
             self._child.log(level, "serf", text)
+        for name, milliseconds in writer.take_times():
+            self._child.metrics.sample(name, milliseconds)
         if writer.behind and writer.idle:
             self.counters["serfmp.snapshot.dropped"] += writer.dropped
             writer.behind, writer.dropped = False, 0

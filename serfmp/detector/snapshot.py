@@ -39,6 +39,8 @@ IDLE: Final = 1.0
 """Seconds after which the thread looks at the time though nothing came."""
 LOGS: Final = 256
 """Log lines that wait for the main loop."""
+TIMES: Final = 256
+"""Durations of writes that wait for the main loop; the oldest are forgotten."""
 COMPACT_MIN: Final = 128 * 1024
 """Bytes from which a file may be compacted (spec serf.md 14)."""
 COMPACT_PER_MEMBER: Final = 256
@@ -156,6 +158,7 @@ class SnapshotWriter:
         self._file: SnapshotFile | None = None
         self._told = False
         """The present trouble was logged."""
+        self._times: deque[tuple[str, float]] = deque(maxlen=TIMES)
         self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
         self._thread.start()
 
@@ -177,6 +180,13 @@ class SnapshotWriter:
         taken = []
         while self._logs:
             taken.append(self._logs.popleft())
+        return taken
+
+    def take_times(self) -> list[tuple[str, float]]:
+        """How long writes took since the last call: Serf's names of metrics (spec serf.md 17), and milliseconds."""
+        taken = []
+        while self._times:
+            taken.append(self._times.popleft())
         return taken
 
     def close(self, seconds: float) -> None:
@@ -223,9 +233,14 @@ class SnapshotWriter:
         return news
 
     def _keep(self, file: SnapshotFile, news: list[str]) -> None:
-        file.append(news)
+        begun = time.perf_counter()
+        if news:
+            file.append(news)
+            self._times.append(("serf.snapshot.appendLine", (time.perf_counter() - begun) * 1000))
         if file.size > max(COMPACT_MIN, len(self._state.alive) * COMPACT_PER_MEMBER, COMPACT_GROWTH * file.compacted):
+            begun = time.perf_counter()
             file.rewrite(self._state)
+            self._times.append(("serf.snapshot.compact", (time.perf_counter() - begun) * 1000))
 
     def _repair(self) -> None:
         """Open the file again and write anew all that is known; its clocks may be ahead."""

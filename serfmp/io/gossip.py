@@ -103,6 +103,7 @@ class Gossip:
             self._on_stream_answer,
             lambda level, text: child.log(level, "memberlist", text),
             self._refusals,
+            self.counters,
         )
         self._network: zmq.Socket[bytes] | None = None
         self._loop.add(self._udp, lambda _events: self._drain_once())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from serfmp.bus.loop import ERROR, READ, WRITE
@@ -177,6 +178,7 @@ class Streams:
         on_answered: Callable[[int, bytes | None, str, bool], None],
         log: Callable[[str, str], None],
         refusals: Refusals,
+        counters: Counter[str],
     ) -> None:
         self._loop = loop
         self._listener = listener
@@ -186,11 +188,10 @@ class Streams:
         self._on_answered = on_answered
         self._log = log
         self._refusals = refusals
+        self._counters = counters
         self._number = generation << 40
         self._inbound: dict[int, _Stream] = {}
         self._unanswered: dict[int, tuple[str, int, bytes]] = {}
-        self.refused = 0
-        """Inbound streams closed because there were too many."""
         self._short = False
         """The last accept failed, and the log has said so."""
         listener.setblocking(False)
@@ -240,14 +241,18 @@ class Streams:
         except OSError as error:
             stream.fail(f"connect: {_reason(error)}", remote=error.errno == errno.ECONNREFUSED)
             return
-        stream.write(seal_stream(frame.request, self._format, dialling=True), written)
+        sealed = seal_stream(frame.request, self._format, dialling=True)
+        self._counters["memberlist.tcp.sent"] += len(sealed)
+        stream.write(sealed, written)
 
     def answer(self, number: int, reply: bytes) -> None:
         """Answer an inbound stream and close it; an unknown one has met its deadline."""
         self._unanswered.pop(number, None)
         stream = self._inbound.get(number)
         if stream is not None:
-            stream.write(seal_stream(reply, self._format, dialling=False), stream.close)
+            sealed = seal_stream(reply, self._format, dialling=False)
+            self._counters["memberlist.tcp.sent"] += len(sealed)
+            stream.write(sealed, stream.close)
 
     def close(self, number: int) -> None:
         """Close an inbound stream without an answer."""
@@ -268,7 +273,7 @@ class Streams:
                 self._short = False
                 self._log("INFO", "TCP connections are accepted again")
             if len(self._inbound) >= INBOUND_LIMIT:
-                self.refused += 1
+                self._counters["serfmp.tcp.refused"] += 1
                 sock.close()
                 self._log("ERR", f"Too many pending push/pull requests: {INBOUND_LIMIT}")
                 continue
@@ -283,6 +288,7 @@ class Streams:
         self._loop.call_later(ACCEPT_PAUSE, lambda: self._loop.change(self._listener, READ))
 
     def _begin(self, sock: socket.socket, host: str, port: int) -> None:
+        self._counters["memberlist.tcp.accept"] += 1
         self._number += 1
         number = self._number
         stream = _Stream(self._loop, sock, StreamReader(self._format, inbound=True), self._timeout)

@@ -218,6 +218,7 @@ class Serf:
         """See `Delegate`."""
         if not payload:
             return
+        self._context.sample("serf.msgs.received", len(payload))
         kind = payload[0]
         if kind not in _KNOWN:
             self._context.count("serfmp.refused.serf_type")
@@ -354,11 +355,11 @@ class Serf:
     # --- supervision --------------------------------------------------------------------------------------------------
 
     def _watch_queues(self) -> None:
-        """Gauges, and a warning when a queue becomes deep (spec serf.md 13)."""
+        """Samples, and a warning when a queue becomes deep (spec serf.md 13)."""
         context = self._context
-        context.gauge("memberlist.queue.broadcasts", self._gossip.membership.size)
+        context.sample("memberlist.queue.broadcasts", self._gossip.membership.size)
         for queue in self._gossip.queues[1:]:
-            context.gauge(f"serf.queue.{queue.name}", queue.size)
+            context.sample(f"serf.queue.{queue.name}", queue.size)
             if queue.size < context.config.queue_depth_warning:
                 self._deep.discard(queue.name)
             elif queue.name not in self._deep:

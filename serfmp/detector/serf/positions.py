@@ -72,7 +72,7 @@ class Positions:
         if len(self._known) > self._members.size() + SLACK:
             self._sweep()
         mine = self._client.coordinate
-        context.gauge("serf.coordinate.adjustment-ms", distance_ns(before, mine) / 1e6)
+        context.sample("serf.coordinate.adjustment-ms", distance_ns(before, mine) / 1e6)
         self.payload = encode_ack_payload(mine)
         if context.now - self._saved_at >= SAVED_EVERY:
             self._saved_at = context.now

@@ -44,17 +44,27 @@ class Context:
         "profile",
         "rng",
         "source",
+        "stopwatch",
         "streams",
         "timers",
     )
 
-    def __init__(self, config: CoreConfig, rng: Random, now: float, generation: int) -> None:
+    def __init__(
+        self,
+        config: CoreConfig,
+        rng: Random,
+        now: float,
+        generation: int,
+        stopwatch: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.config = config
         self.profile = config.profile
         self.rng = rng
         self.now = now
         self.source: Endpoint | None = None
         """Where the message that is being handled came from; None while none is."""
+        self.stopwatch = stopwatch
+        """Seconds of a clock that runs on within a turn: for metrics of how long something took, and nothing else."""
         self.histories = Histories()
         self.timers = Timers()
         self.effects: list[Effect] = []

@@ -145,7 +145,12 @@ class Gossip:
     ) -> None:
         for queue in reversed(self.queues) if turned else self.queues:
             if queue.size:
+                before = len(parts)
                 free -= queue.draw(parts, PART_OVERHEAD, free, copies, fresh_only)
+                if queue is not self.membership:
+                    for part in parts[before:]:
+                        # Without the byte that says that it is Serf's.
+                        self._context.sample("serf.msgs.sent", len(part) - 1)
 
     def _settle(self) -> None:
         for queue in self.queues:
@@ -187,6 +192,11 @@ class Gossip:
 
     def _tick(self) -> None:
         """Send what is queued, each message to each of a few nodes; a deep queue goes on between the ticks."""
+        begun = self._context.stopwatch()
+        self._begin_repetitions()
+        self._context.sample("memberlist.gossip", (self._context.stopwatch() - begun) * 1000)
+
+    def _begin_repetitions(self) -> None:
         if self._repeat_timer is not None:
             self._repeat_timer.cancel()
         queued = sum(queue.size for queue in self.queues)

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -124,14 +124,19 @@ class PushPull:
 
     def exchange(self, endpoint: Endpoint, done: Done, join: bool) -> None:
         """Exchange state with the node at this address."""
-        context = self._context
+        context, begun = self._context, self._context.now
         token = context.next_token()
         context.count("memberlist.tcp.connect")
+
+        def over(error: str) -> None:
+            context.sample("memberlist.pushPullNode", (context.now - begun) * 1000)
+            done(error)
+
         self._open[token] = (endpoint, done, join)
 
         def answered(message: bytes | None, error: str, _remote: bool) -> None:
             del self._open[token]
-            self._answered(message, error, endpoint, join, done)
+            self._answered(message, error, endpoint, join, over)
 
         context.streams[token] = answered
         context.effects.append(OpenStream(token, endpoint, self._local(join), context.profile.stream_timeout))
@@ -140,6 +145,7 @@ class PushPull:
         if message is None:
             done(error)
             return
+        self._context.sample("memberlist.size.remote", len(message))
         try:
             answer = decode_stream_message(message)
         except RemoteError as fault:
@@ -195,6 +201,9 @@ class PushPull:
     # --- both ---------------------------------------------------------------------------------------------------------
 
     def _local(self, join: bool) -> bytes:
+        states = Counter(record.state for record in self._table)
+        for state in NodeState:
+            self._context.gauge(f"memberlist.node.instances.{state.name.lower()}", states[state])
         nodes = (
             PushPullNode(
                 record.name,
@@ -207,7 +216,9 @@ class PushPull:
             )
             for record in self._table
         )
-        return encode_push_pull(join, nodes, self._delegate.local_state())
+        encoded = encode_push_pull(join, nodes, self._delegate.local_state())
+        self._context.gauge("memberlist.size.local", len(encoded))
+        return encoded
 
     def work(self, budget: int) -> bool:
         """Merge about `budget` entries. True while something is left."""

@@ -104,6 +104,7 @@ class Swim:
             self._context.effects.append(CloseStream(stream))
             return
         if isinstance(decoded, PushPullReader):
+            self._context.sample("memberlist.size.remote", len(message))
             self.push_pull.answer(stream, decoded, source)
         elif isinstance(decoded, Ping):
             self.answering.ping_stream(stream, decoded, source)
