@@ -78,6 +78,12 @@ class AgentConfig:
     """How children start: `fork`, or `exec` for platforms where fork is unsafe."""
     runtime_directory: str = ""
     """Where the bus lives; empty: chosen by `serfmp.agent.runtime`."""
+    metrics_address: str = ""
+    """Where Prometheus' text is served: a loopback host:port or `unix:PATH`; empty: nowhere."""
+    statsd_address: str = ""
+    """IP address and port of a statsd; empty: none."""
+    statsite_address: str = ""
+    """IP address and port of a statsite; empty: none."""
     monitor_group: str = ""
     """The group whose members may watch the agent on the public bus; empty: the agent's own."""
     coalesce_period: float = 3.0

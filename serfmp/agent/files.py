@@ -61,6 +61,7 @@ KEYS: Final[Mapping[str, Kind]] = {
     "log_file": Kind.TEXT,
     "log_json": Kind.SWITCH,
     "log_level": Kind.TEXT,
+    "metrics_addr": Kind.TEXT,
     "monitor_group": Kind.TEXT,
     "node_name": Kind.TEXT,
     "profile": Kind.TEXT,
@@ -97,11 +98,7 @@ KEYS: Final[Mapping[str, Kind]] = {
 }
 """All keys. Those that `docs/configuration.md` marks so are ours."""
 
-WITHOUT_EFFECT: Final = (
-    "discover",
-    "statsd_addr",
-    "statsite_addr",
-)
+WITHOUT_EFFECT: Final = ("discover",)
 """Serf's keys that this version reads and does nothing with."""
 
 SECRETS: Final = frozenset({"encrypt_key", "rpc_auth"})

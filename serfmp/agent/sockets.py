@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -28,6 +29,9 @@ UDP_RECEIVE_FLOOR: Final = 64 * 1024
 
 BACKLOG: Final = 512
 """Connections that wait to be accepted."""
+
+METRICS_MODE: Final = 0o660
+"""Of the metrics server's unix socket."""
 
 PORT_TRIES: Final = 10
 """Tries to find a port that is free for TCP and UDP when port 0 was asked for (spec swim.md 11.4)."""
@@ -99,6 +103,48 @@ def bind_rpc(address: str) -> socket.socket:
         listener.close()
         raise UserError(f"Error starting RPC listener: listen tcp {address}: bind: {_reason(error)}") from error
     return listener
+
+
+class MetricsSocket:
+    """The listening socket of the metrics server, on `IP:PORT` or `unix:PATH`. Raises `UserError`."""
+
+    def __init__(self, address: str) -> None:
+        self._path = address.removeprefix("unix:") if address.startswith("unix:") else ""
+        host, _, port = address.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        family = socket.AF_UNIX if self._path else socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if self._path:
+                _remove_dead(self._path)
+                self.socket.bind(self._path)
+                Path(self._path).chmod(METRICS_MODE)
+            else:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self.socket.bind((host, int(port)))
+            self.socket.listen(BACKLOG)
+        except OSError as error:
+            self.socket.close()
+            reason = _reason(error) if error.errno else str(error)
+            raise UserError(f"Error starting metrics listener: {address}: bind: {reason}") from error
+
+    def close(self) -> None:
+        """Close it, and remove its path."""
+        self.socket.close()
+        if self._path:
+            Path(self._path).unlink(missing_ok=True)
+
+
+def _remove_dead(path: str) -> None:
+    """A socket that nobody listens on is what an agent that was killed left behind."""
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
 
 
 def advertised_address(bound_host: str, advertise_host: str) -> bytes:

@@ -37,9 +37,9 @@ from serfmp.agent.process import Process, ProcessState, describe_status
 from serfmp.agent.reload import Reload
 from serfmp.agent.retry_join import RetryJoin
 from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
-from serfmp.agent.sockets import advertised_address, bind_gossip, bind_rpc
+from serfmp.agent.sockets import MetricsSocket, advertised_address, bind_gossip, bind_rpc
 from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
-from serfmp.agent.watching import Watching
+from serfmp.agent.watching import SELF, Watching
 from serfmp.bus import frames, plain
 from serfmp.bus.loop import Loop
 from serfmp.detector.effects import JoinRequest, LeaveRequest, TagsRequest
@@ -144,6 +144,7 @@ class Supervisor:
         self._retry_join = RetryJoin(
             self.loop, config, self._ask, lambda level, text: self._log(level, "agent", text), self._retries_used_up
         )
+        self._metrics: MetricsSocket | None = None
         self._watching = Watching(self.loop, self._processes)
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
@@ -158,6 +159,8 @@ class Supervisor:
             self._snapshot_lock = lock_snapshot(self.config.snapshot_path)
         gossip = bind_gossip(self.config.bind_host, self.config.bind_port)
         rpc = bind_rpc(self.config.rpc_address)
+        if self.config.metrics_address:
+            self._metrics = MetricsSocket(self.config.metrics_address)
         self._terminal.output("Starting Serf agent RPC...")
         rpc_host, rpc_port = rpc.getsockname()[:2]
         self.config = dataclasses.replace(
@@ -184,6 +187,8 @@ class Supervisor:
         ]
         if self._outlets.file_feed is not None:
             owned.append((LAST_ROLE, 0, {"lines": self._outlets.file_feed.reader.fileno()}))
+        if self._metrics is not None:
+            owned[2][2]["metrics"] = self._metrics.socket.fileno()
         self._sockets = (gossip, rpc)
         self._processes[:] = [
             Process(role, index, slot, {**descriptors, "heartbeat": beat})
@@ -226,6 +231,8 @@ class Supervisor:
                 process.signal(signal.SIGKILL)
         if self._runtime is not None:
             self._runtime.release()
+        if self._metrics is not None:
+            self._metrics.close()
         self._terminal.drain(1.0)
         return self.exit_code
 
@@ -340,6 +347,8 @@ class Supervisor:
     def _on_any_frame(self, process: Process, frame: Any) -> None:
         if isinstance(frame, frames.Report):
             self._watching.forward(frame)
+        elif isinstance(frame, frames.Findings) and frame.asker == SELF:
+            self._watching.dumped(frame.body)
         else:
             self._on_frame(process, frame)
 
@@ -544,7 +553,7 @@ class Supervisor:
         reader.setblocking(False)
         writer.setblocking(False)
         self._wakeup = (reader, writer)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
             signal.signal(number, lambda _number, _frame: None)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self.loop.add(reader, lambda _events: self._read_signals(reader))
@@ -558,6 +567,8 @@ class Supervisor:
             match number:
                 case signal.SIGCHLD:
                     reap_orphans({p.pid for p in self._processes if p.running})
+                case signal.SIGUSR1:
+                    self._watching.dump()
                 case signal.SIGHUP if not self._released and not self._stopping:
                     self._hangup_waits = True
                 case signal.SIGHUP if not self._leaving:

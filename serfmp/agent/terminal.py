@@ -61,6 +61,11 @@ class Terminal:
         """A `==>` line."""
         self._write(f"==> {text}\n" if self._node is None else self._json("INFO", text))
 
+    def raw(self, text: str) -> None:
+        """Text as it is, dropped as a whole where too much waits already."""
+        if len(self._waiting) <= WAITING_LIMIT:
+            self._write(text)
+
     def info(self, text: str = "") -> None:
         """An indented line of the banner; an empty one stays empty."""
         if self._node is None:

@@ -7,14 +7,18 @@ cannot take at once is lost, except starts and ends, which wait within the bound
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.process import Process, ProcessState
+from serfmp.agent.terminal import Terminal
 from serfmp.bus import frames
 from serfmp.bus.reports import REPORT_PERIOD, Reporter
 
 if TYPE_CHECKING:
     from serfmp.bus.loop import Loop
+
+SELF: Final = "agent"
+"""The supervisor's name where processes are named."""
 
 TABLE_PERIOD: Final = 1.0
 """Seconds between two tables of processes."""
@@ -26,7 +30,8 @@ class Watching:
     def __init__(self, loop: Loop, processes: list[Process]) -> None:
         self._loop = loop
         self._processes = processes
-        self._reporter = Reporter("agent")
+        self._reporter = Reporter(SELF)
+        self._errors = Terminal(loop, descriptor=2)
         self._started_at = loop.clock()
         self._lateness = 0.0
         loop.before_wait.append(self._look)
@@ -51,6 +56,17 @@ class Watching:
                 "reason": process.last_end,
             },
         )
+
+    def dump(self) -> None:
+        """Write the metrics of the last minute to standard error, as soon as the rpc process has told them."""
+        rpc = self._rpc()
+        if rpc is not None:
+            rpc.send(frames.Inquiry(SELF, 0, "metrics"))
+
+    def dumped(self, text: Any) -> None:
+        """What it has told."""
+        if isinstance(text, str):
+            self._errors.raw(text)
 
     def forward(self, report: frames.Report) -> None:
         """Another process' report."""
@@ -83,7 +99,7 @@ class Watching:
         rpc = self._rpc()
         if rpc is None:
             return
-        rows = [["agent", os.getpid(), 1, ProcessState.SERVING.value, -1, self._started_at, 0, ""]]
+        rows = [[SELF, os.getpid(), 1, ProcessState.SERVING.value, -1, self._started_at, 0, ""]]
         rows += [
             [
                 process.name,

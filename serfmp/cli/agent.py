@@ -114,6 +114,11 @@ COMMAND: Final = GoCommand(
         ),
         flag("log-json", "Write log lines as JSON objects, one a line.", kind=BOOLEAN, default=False),
         flag("log-level", "Least level of log lines: trace, debug, info, warn or err.", shown="log-level=info"),
+        flag(
+            "metrics-addr",
+            "Serves Prometheus' metrics, /health and /ready: on a loopback address, or unix: and a path.",
+            shown="metrics-addr=host:port",
+        ),
         flag("format", "How -check shows it: text (default) or json.", default="text", shown="format=text"),
         flag("node", "Name of this node, unique in the cluster. Default: the host's name.", shown="node=name"),
         flag("profile", "Timing that fits the network: lan, wan or local.", shown="profile=lan"),

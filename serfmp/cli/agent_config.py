@@ -9,6 +9,7 @@ those of `AgentConfig`.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 import socket
 from typing import TYPE_CHECKING, Any, Final
@@ -90,6 +91,7 @@ _CHECKED: Final = {
     "broadcast_timeout": "broadcast_timeout",
     "label": "label",
     "log_level": "log_level",
+    "metrics_addr": "metrics_address",
     "node_name": "node",
     "protocol": "protocol",
     "syslog_facility": "syslog_facility",
@@ -116,6 +118,7 @@ def gather(values: dict[str, Any]) -> Settings:
         "log_file": values["log_file"],
         "log_json": values["log_json"],
         "log_level": values["log_level"],
+        "metrics_addr": values["metrics_addr"],
         "node_name": values["node"],
         "profile": values["profile"],
         "protocol": max(0, values["protocol"]),
@@ -214,6 +217,9 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
         tags=tags,
         log_level=level,
         syslog_facility=facility,
+        metrics_address=_metrics_address(get("metrics_addr", "")),
+        statsd_address=_sink_address(get("statsd_addr", ""), "statsd"),
+        statsite_address=_sink_address(get("statsite_addr", ""), "statsite"),
         protocol=get("protocol", DEFAULT.protocol) if get("protocol", 0) > 0 else DEFAULT.protocol,
         workers=_workers(get("workers", DEFAULT.workers)),
         broadcast_timeout=broadcast_timeout,
@@ -343,6 +349,35 @@ def _node(name: str) -> str:
         text = f"Invalid node name: {name!r} holds control characters; name the node with -node"
         raise SettingError("node_name", text)
     return name
+
+
+def _metrics_address(text: str) -> str:
+    """A loopback `host:port`, or `unix:` and a path that is not relative."""
+    path = text.removeprefix("unix:")
+    if not text or path.startswith("/"):
+        return f"unix:{path}" if text else ""
+    try:
+        host, port_text = split_host_port(text)
+        port = port_number(port_text)
+        address = resolve_host(host)
+    except UserError as error:
+        raise UserError(f"Invalid metrics address: {error}") from None
+    if not ipaddress.ip_address(address).is_loopback:
+        raise UserError(
+            f"Invalid metrics address: {text} is no loopback address; give one such as 127.0.0.1:9464, or "
+            "unix:PATH, and put a proxy before it where others shall read it"
+        )
+    return join_host_port(address, port)
+
+
+def _sink_address(text: str, what: str) -> str:
+    if not text:
+        return ""
+    try:
+        host, port_text = split_host_port(text)
+        return join_host_port(resolve_host(host), port_number(port_text))
+    except UserError as error:
+        raise UserError(f"Failed to start {what} sink. Got: {error}") from None
 
 
 def _log_level(text: str) -> str:

@@ -20,6 +20,7 @@ from serfmp.bus import frames
 from serfmp.bus.consumer import DetectorLink
 from serfmp.detector.effects import QueryReceived
 from serfmp.io import rpc_records
+from serfmp.io.metrics_outlets import MetricsOutlets
 from serfmp.io.rpc_commands import Commands
 from serfmp.io.rpc_connection import Connection
 from serfmp.io.rpc_logs import LogFeed, to_record
@@ -70,6 +71,8 @@ class Server:
         self._commands = Commands(child, self._link, self._replica, self._logs)
         self._watching = Watching(child, self._replica)
         self._logs.on_line.append(self._watching.line)
+        outlets = MetricsOutlets(child, self._watching, self._replica)
+        self._watching.on_report.append(outlets.take)
         self._listener = socket.socket(fileno=child.descriptors["rpc"])
         self._listener.setblocking(False)
         self._loop.before_wait.append(self._flush)

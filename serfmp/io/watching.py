@@ -23,6 +23,8 @@ from serfmp.io.process_figures import ProcessFigures
 from serfmp.wire.address import to_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from serfmp.agent.child import Child
     from serfmp.io.rpc_replica import Replica
 
@@ -52,6 +54,8 @@ class Watching:
         self._probes: dict[str, dict[str, Any]] = {}
         self._since: dict[str, tuple[str, float]] = {}
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self.on_report: list[Callable[[frames.Report], None]] = []
+        """Called with each report."""
         self._changed: frames.Report | None = None
         self._bus: MonitorBus | None = None
         if child.public:
@@ -125,6 +129,8 @@ class Watching:
     def take_report(self, report: frames.Report) -> None:
         """A report of any process."""
         self.metrics.take(report)
+        for callback in self.on_report:
+            callback(report)
         self._remember_changes(report)
         for topic, at, ltime, body in report.happenings:
             family = topic.partition(".")[0]
