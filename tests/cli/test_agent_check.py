@@ -11,7 +11,7 @@ from serfmp.cli.main import main
 
 WITHOUT_DEFAULT = {
     *("advertise", "discover", "encrypt_key", "interface", "keyring_file", "label", "log_file", "snapshot_path"),
-    *("monitor_group", "statsd_addr", "statsite_addr", "syslog_socket", "tags_file"),
+    *("metrics_addr", "monitor_group", "statsd_addr", "statsite_addr", "syslog_socket", "tags_file"),
 }
 
 
