@@ -73,6 +73,8 @@ class Reload:
         self._config = first
         self._tags = TagsRequest({}, ())
         self._timer: Timer | None = None
+        self.on_done: Callable[[], None] = _nothing
+        """Called when a reload has ended, well or not."""
 
     @property
     def under_way(self) -> bool:
@@ -153,6 +155,7 @@ class Reload:
             process.send(frames.Commit(self._number))
         for text in self._changes or ["nothing has changed"]:
             self._say(f"Reloaded: {text}")
+        self.on_done()
 
     def _too_late(self) -> None:
         self._timer = None
@@ -162,6 +165,7 @@ class Reload:
     def _give_up(self) -> None:
         self._stop_timer()
         self._say("Failed to reload configs")
+        self.on_done()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -194,3 +198,7 @@ def _tags_told(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 def _shown(value: Any) -> str:
     return "-" if value in (None, "", (), b"") else str(value)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

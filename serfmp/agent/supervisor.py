@@ -37,6 +37,7 @@ from serfmp.agent.process import Process, ProcessState, describe_status
 from serfmp.agent.reload import Reload
 from serfmp.agent.retry_join import RetryJoin
 from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
+from serfmp.agent.sd_notify import ServiceManager
 from serfmp.agent.sockets import MetricsSocket, advertised_address, bind_gossip, bind_rpc
 from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
 from serfmp.agent.watching import SELF, Watching
@@ -128,6 +129,7 @@ class Supervisor:
         self._terminal, self._log = self._outlets.terminal, self._outlets.hub.say
         read = (lambda: config) if reread is None else (lambda: reread(self._warn))
         self._reload = Reload(self.loop, read, config, self._adopt, self._terminal.output)
+        self._reload.on_done = lambda: self._manager.ready(self._status())
         self._processes: list[Process] = []
         self._runtime: RuntimeDirectory | None = None
         self._journals: dict[str, int] = {}
@@ -145,6 +147,7 @@ class Supervisor:
             self.loop, config, self._ask, lambda level, text: self._log(level, "agent", text), self._retries_used_up
         )
         self._metrics: MetricsSocket | None = None
+        self._manager = ServiceManager(self.loop, os.environ, lambda level, text: self._log(level, "agent", text))
         self._watching = Watching(self.loop, self._processes)
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
@@ -329,6 +332,8 @@ class Supervisor:
         self._terminal.release()
         self._released = True
         self._retry_join.begin()
+        self._manager.ready(self._status())
+        self._manager.watch(lambda: not self._watchdog.beyond_mending(self.loop.clock()))
         if self._hangup_waits:
             self._on_hangup()
 
@@ -416,6 +421,8 @@ class Supervisor:
 
     def _on_end(self, process: Process, status: int) -> None:
         self._reload.on_end(process)
+        # What stood behind it among those that have ended.
+        reap_orphans({p.pid for p in self._processes if p.running})
         process.last_end = process.kill_reason or describe_status(status)
         self._watching.ended(process)
         if process.role == "worker":
@@ -486,6 +493,7 @@ class Supervisor:
 
     def _leave(self) -> None:
         self._terminal.output("Gracefully shutting down agent...")
+        self._manager.stopping("Leaving the cluster")
         self._log("INFO", "agent", "requesting graceful leave from Serf")
         self._leaving = self._retry_join.stopped = True
         self._ask(LeaveRequest(), self._left)
@@ -509,6 +517,7 @@ class Supervisor:
             return
         self._stopping = self._retry_join.stopped = True
         self._terminal.release()
+        self._manager.stopping("Shutting down")
         self._log("INFO", "agent", "requesting serf shutdown")
         if self.exit_code:
             self._log("WARN", "serf", "Shutdown without a Leave")
@@ -576,7 +585,12 @@ class Supervisor:
                 case signal.SIGINT | signal.SIGTERM | signal.SIGHUP:
                     self._on_stop_signal(number)
 
+    def _status(self) -> str:
+        bind = join_host_port(self.config.bind_host, self.config.bind_port)
+        return f"Node {self.config.node}, gossip on {bind}, RPC on {self.config.rpc_address}"
+
     def _on_hangup(self) -> None:
+        self._manager.reloading()
         self._terminal.output("Caught signal: hangup")
         for process in self._processes:
             if process.role == LAST_ROLE:

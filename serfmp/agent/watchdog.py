@@ -36,6 +36,9 @@ STARVED_LIMIT: Final = 10.0
 STARVED_SHARE: Final = 0.5
 """Share of the time that a starved child spent waiting for a processor."""
 
+BEYOND_MENDING: Final = 15.0
+"""A process whose main loop has not turned for so long was not ended by what ends stuck ones."""
+
 OWN_LATENESS: Final = 0.5
 """The supervisor's own lateness from which on nobody else is blamed."""
 
@@ -77,6 +80,10 @@ class Watchdog:
                 seen.aborted_at = 0.0
             elif now - seen.fresh_at > STALE_AFTER:
                 self._blame(process, seen, now)
+
+    def beyond_mending(self, now: float) -> list[str]:
+        """Names of running processes that should have been ended long ago, and were not."""
+        return [name for name, seen in self._seen.items() if now - seen.fresh_at > BEYOND_MENDING]
 
     def _blame(self, process: Process, seen: _Observation, now: float) -> None:
         age = now - seen.fresh_at
