@@ -96,6 +96,18 @@ INTEGER: Final = Integer()
 DURATION: Final = Duration()
 
 
+FORMATS: Final = ("text", "json", "jsonl", "csv", "table")
+"""Values of `-format`; see `serfmp.cli.formats`."""
+ROW_FORMATS: Final = frozenset(FORMATS[2:])
+"""Those that `serfmp.cli.formats` writes."""
+
+
+def format_flag() -> click.Option:
+    """`-format`, the same for all commands that have it."""
+    text = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}. Default: text."
+    return flag("format", text, default="text", shown="format=text")
+
+
 def flag(
     name: str,
     text: str,

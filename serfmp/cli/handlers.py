@@ -10,7 +10,7 @@ import time
 from typing import Any, Final
 
 from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, GoCommand, flag
+from serfmp.cli.flags import BOOLEAN, FORMATS, ROW_FORMATS, GoCommand, flag, format_flag
 from serfmp.cli.output import go_json, say, table, visible
 from serfmp.client import ClientError, Handler, HandlerResult
 
@@ -20,11 +20,13 @@ COMMAND: Final = GoCommand(
     "Shows the agent's event handlers: what waits, what runs, how many runs failed, how the last ones ended. With a "
     "name (or the command of a handler that has none) only that one, with its last runs.",
     [
-        flag("format", "text (default) or json.", default="text", shown="format=text"),
+        format_flag(),
         flag("verbose", "Show the last runs of all handlers.", kind=BOOLEAN, default=False),
         *rpc_flags(),
     ],
 )
+
+COLUMNS: Final = ("handler", "on", "queued", "running", "ended", "failed", "dropped", "last")
 
 SHOWN: Final = 60
 """Characters of a command in the table."""
@@ -35,7 +37,7 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if len(words) > 1:
         say(f"At most one handler may be named.\n\n{COMMAND.help_text()}")
         return 1
-    if values["format"] not in {"text", "json"}:
+    if values["format"] not in FORMATS:
         raise CommandError(f"Invalid format: {values['format']}")
     with connected(values) as client:
         try:
@@ -49,11 +51,28 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if values["format"] == "json":
         say(go_json({"handlers": [_map(handler) for handler in handlers]}))
         return 0
+    if values["format"] in ROW_FORMATS:
+        from serfmp.cli.formats import Rows, show
+
+        cells = [
+            (
+                handler.name,
+                handler.on,
+                handler.queued,
+                handler.running,
+                handler.ended,
+                handler.failed,
+                handler.dropped,
+                (handler.last[-1].error or "ok") if handler.last else None,
+            )
+            for handler in handlers
+        ]
+        show(values["format"], Rows(COLUMNS, cells, [_map(handler) for handler in handlers]))
+        return 0
     if not handlers:
         say("The agent has no handlers.")
         return 0
-    header = ["handler", "on", "queued", "running", "ended", "failed", "dropped", "last"]
-    say(table([header, *(_row(handler) for handler in handlers)]))
+    say(table([COLUMNS, *(_row(handler) for handler in handlers)]))
     if words or values["verbose"]:
         for handler in handlers:
             say(f"\n{visible(handler.name)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import GoCommand, flag
+from serfmp.cli.flags import ROW_FORMATS, GoCommand, format_flag
 from serfmp.cli.output import go_json, say, visible
 from serfmp.client import ClientError
 
@@ -17,7 +17,7 @@ COMMAND: Final = GoCommand(
     "info",
     "info [options]",
     "Shows what the running agent tells of itself: its name and tags, its handlers, its times and queues.",
-    [flag("format", "text (default) or json.", default="text", shown="format=text"), *rpc_flags()],
+    [format_flag(), *rpc_flags()],
 )
 
 
@@ -37,6 +37,11 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
                     say(f"\t{visible(key)} = {visible(value)}")
         case "json":
             say(go_json(sections))
+        case form if form in ROW_FORMATS:
+            from serfmp.cli.formats import Rows, show
+
+            cells = [(name, key, value) for name, keys in sections.items() for key, value in keys.items()]
+            show(form, Rows(("section", "key", "value"), cells))
         case other:
             raise CommandError(f'Encoding error: Invalid output format "{other}"')
     return 0

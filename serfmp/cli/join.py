@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import CommandError, connected, limit_of, rpc_flags
 from serfmp.cli.flags import BOOLEAN, GoCommand, flag
 from serfmp.cli.output import say
 from serfmp.client import ClientError
@@ -27,7 +27,7 @@ def run(values: dict[str, Any], words: list[str]) -> int:
         return 1
     with connected(values) as client:
         try:
-            reached = client.join(words, replay=values["replay"], limit_s=None)
+            reached = client.join(words, replay=values["replay"], limit_s=limit_of(values))
         except ClientError as error:
             raise CommandError(f"Error joining the cluster: {error}") from error
     say(f"Successfully joined cluster by contacting {reached} nodes.")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, GoCommand, flag
-from serfmp.cli.output import say, table, visible
+from serfmp.cli.flags import BOOLEAN, FORMATS, GoCommand, flag, format_flag
+from serfmp.cli.output import complain, go_json, say, table, visible
 from serfmp.client import Client, ClientError, KeyResult, KeysError
 
 COMMAND: Final = GoCommand(
@@ -19,6 +19,7 @@ COMMAND: Final = GoCommand(
     "new one, use it, remove the old one; each step may be repeated.",
     [
         flag("force", "With -remove: though a node may still need the key.", kind=BOOLEAN, default=False),
+        format_flag(),
         flag("install", "Give a key to all nodes; it decrypts from then on.", shown="install=key"),
         flag("list", "Show all keys, and how many nodes have each.", kind=BOOLEAN, default=False),
         flag("remove", "Take a key from all nodes; not the one that is in use.", shown="remove=key"),
@@ -55,6 +56,10 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
     if len(wanted) > 1:
         raise CommandError("Only one of -install, -use, -remove, or -list allowed")
     operation = wanted[0]
+    if values["format"] not in FORMATS:
+        raise CommandError(f"Invalid format: {values['format']}")
+    if values["format"] != "text":
+        return _formatted(values, operation)
     with connected(values) as client:
         say(f"==> {_ASKED[operation]}")
         try:
@@ -74,6 +79,40 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
     say("==> Keys gathered, listing cluster keys...\n")
     say(table([key, f"[{count}/{result.nodes}]"] for key, count in sorted(result.keys.items())))
     return 0
+
+
+def _formatted(values: dict[str, Any], operation: str) -> int:
+    """The other formats: the result as it is, also where some nodes failed. Returns the exit code."""
+    with connected(values) as client:
+        failed = ""
+        try:
+            result = _ask(client, operation, values)
+        except KeysError as error:
+            failed, result = str(error), error.result
+        except ClientError as error:
+            raise CommandError(f"{_FAILED[operation]}: {error}") from error
+    if values["format"] == "json":
+        told = {
+            "operation": operation,
+            "nodes": result.nodes,
+            "responses": result.responses,
+            "errors": result.errors,
+            "messages": dict(sorted(result.messages.items())),
+            "error": failed,
+        }
+        say(go_json({**told, "keys": dict(sorted(result.keys.items()))} if operation == "list" else told))
+        return 1 if failed else 0
+    from serfmp.cli.formats import Rows, show
+
+    if operation == "list" and not failed:
+        cells: list[tuple[Any, ...]] = [(key, count, result.nodes) for key, count in sorted(result.keys.items())]
+        show(values["format"], Rows(("key", "holders", "nodes"), cells))
+    else:
+        cells = [(node, text) for node, text in sorted(result.messages.items())]
+        show(values["format"], Rows(("node", "message"), cells))
+    if failed:
+        complain(f"{_FAILED[operation]}: {failed}")
+    return 1 if failed else 0
 
 
 def _ask(client: Client, operation: str, values: dict[str, Any]) -> KeyResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import CommandError, connected, limit_of, rpc_flags
 from serfmp.cli.flags import GoCommand
 from serfmp.cli.output import say
 from serfmp.client import ClientError
@@ -21,7 +21,7 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
     """Leave. Returns the exit code."""
     with connected(values) as client:
         try:
-            client.leave(limit_s=None)
+            client.leave(limit_s=limit_of(values))
         except ClientError as error:
             raise CommandError(f"Error leaving: {error}") from error
     say("Graceful leave complete")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, GoCommand, flag, parse_tag
+from serfmp.cli.flags import BOOLEAN, ROW_FORMATS, GoCommand, flag, format_flag, parse_tag
 from serfmp.cli.output import go_json, say, table, visible
 from serfmp.client import ClientError, Member
 from serfmp.errors import UserError
@@ -22,7 +22,7 @@ COMMAND: Final = GoCommand(
     "member is shown if all of them match.",
     [
         flag("detailed", "Also show protocol versions (text format).", kind=BOOLEAN, default=False),
-        flag("format", "text (default) or json.", default="text", shown="format=text"),
+        format_flag(),
         flag("name", "Only members whose name matches.", shown="name=<regexp>"),
         flag("role", "Deprecated: use -tag role=<regexp>.", shown="role=<regexp>"),
         flag("status", "Only members whose status matches: alive, leaving, left, failed.", shown="status=<regexp>"),
@@ -35,6 +35,9 @@ COMMAND: Final = GoCommand(
         *rpc_flags(),
     ],
 )
+
+
+COLUMNS: Final = ("name", "address", "status", "tags", "protocol", "protocol_min", "protocol_max")
 
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
@@ -57,6 +60,10 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
             say(table(_row(member, detailed=values["detailed"]) for member in rows))
         case "json":
             say(go_json({"members": [_map(member) for member in rows] or None}))
+        case name if name in ROW_FORMATS:
+            from serfmp.cli.formats import Rows, show
+
+            show(name, Rows(COLUMNS, [_cells(member) for member in rows], [_map(member) for member in rows]))
         case other:
             raise CommandError(f'Encoding error: Invalid output format "{other}"')
     return 0
@@ -71,6 +78,12 @@ def _row(member: Member, *, detailed: bool) -> list[str]:
             f"Available Protocol Range: [{member.delegate_min}, {member.delegate_max}]",
         ]
     return row
+
+
+def _cells(member: Member) -> list[Any]:
+    address = join_host_port(member.address, member.port)
+    versions = [member.delegate_cur, member.delegate_min, member.delegate_max]
+    return [member.name, address, member.status, member.tags, *versions]
 
 
 def _map(member: Member) -> dict[str, Any]:

@@ -8,11 +8,13 @@ If the agent goes away meanwhile, that is told, and the exit code is 1.
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, DURATION, INTEGER, GoCommand, flag, parse_tag
-from serfmp.cli.output import go_json, say, visible
+from serfmp.cli.connection import CommandError, answers, connected, limit_of, rpc_flags
+from serfmp.cli.flags import BOOLEAN, DURATION, FORMATS, INTEGER, ROW_FORMATS, GoCommand, flag, format_flag, parse_tag
+from serfmp.cli.formats import Rows, json_line, show
+from serfmp.cli.output import complain, go_json, say, visible
 from serfmp.client import AgentError, Client, ClientError
 from serfmp.errors import UserError
 
@@ -29,7 +31,7 @@ COMMAND: Final = GoCommand(
     "Asks all nodes, or those that the filters match, and shows who got the question and who answered. Ends when every "
     "living member that was asked has answered, at the latest after the time-out.",
     [
-        flag("format", "text (default) or json.", default="text", shown="format=text"),
+        format_flag(),
         flag("no-ack", "Do not ask nodes to say that they got it.", kind=BOOLEAN, default=False),
         flag("node", "Ask only the node of this name. May be given several times.", many=True, shown="node=name"),
         flag(
@@ -69,7 +71,7 @@ def run(values: dict[str, Any], words: list[str]) -> int:
         return 1
     if not 0 <= values["relay_factor"] <= RELAY_FACTOR_MAX:
         raise CommandError(f"Relay factor must be between 0 and {RELAY_FACTOR_MAX}")
-    if values["format"] not in {"text", "json"}:
+    if values["format"] not in FORMATS:
         raise CommandError(f"Invalid format: {values['format']}")
     try:
         tags = dict(parse_tag(text) for text in values["tag"])
@@ -90,20 +92,28 @@ def run(values: dict[str, Any], words: list[str]) -> int:
             )
         except ClientError as error:
             raise CommandError(f"Error sending query: {error}") from error
-        as_text = values["format"] == "text"
+        form = values["format"]
+        limit_s = limit_of(values)
+        if limit_s is not None:
+            limit_s += values["timeout"]
+        as_text = form == "text"
         if as_text:
             say(f"Query '{visible(words[0])}' dispatched")
-        acks, responses, lost = collect(
-            query, addressed, _say_ack if as_text else None, _say_response if as_text else None
-        )
-    if as_text:
+        on_ack, on_response = _TELLING.get(form, (None, None))
+        acks, responses, lost = collect(query, addressed, on_ack, on_response, limit_s)
+    if form in ROW_FORMATS:
+        if form != "jsonl":
+            _show(form, acks, responses)
+        if lost:
+            complain(f"The agent ended before the query was done: {lost}")
+    elif as_text:
         if not values["no_ack"]:
             say(f"Total Acks: {len(acks)}")
         say(f"Total Responses: {len(responses)}")
     else:
         texts = {node: answer.decode("utf-8", "replace") for node, answer in responses.items()}
         say(go_json({"Acks": acks or None, "Responses": texts}))
-    if lost:
+    if lost and form not in ROW_FORMATS:
         say(f"The agent ended before the query was done: {lost}")
     return 1 if lost else 0
 
@@ -128,12 +138,13 @@ def collect(
     addressed: set[str] | None,
     on_ack: Callable[[str], None] | None,
     on_response: Callable[[str, bytes], None] | None,
+    limit_s: float | None,
 ) -> tuple[list[str], dict[str, bytes], str]:
     """Acks and responses as they come, until all addressed have responded; and why the connection was lost."""
     acks: list[str] = []
     responses: dict[str, bytes] = {}
     try:
-        for answer in query:
+        for answer in answers(query, limit_s):
             if answer.kind == "ack":
                 acks.append(answer.node)
                 if on_ack is not None:
@@ -150,6 +161,26 @@ def collect(
     return acks, responses, ""
 
 
+def _show(form: str, acks: Sequence[str], responses: Mapping[str, bytes]) -> None:
+    cells: list[tuple[str, str, str | None]] = [(node, "ack", None) for node in sorted(acks)]
+    cells += [(node, "response", _text(payload)) for node, payload in sorted(responses.items())]
+    show(form, Rows(("node", "kind", "payload"), cells))
+
+
+def _text(payload: bytes) -> str:
+    return payload.decode("utf-8", "replace")
+
+
+def _line_of_ack(node: str) -> None:
+    say(json_line({"node": node, "kind": "ack"}))
+    sys.stdout.flush()
+
+
+def _line_of_response(node: str, payload: bytes) -> None:
+    say(json_line({"node": node, "kind": "response", "payload": _text(payload)}))
+    sys.stdout.flush()
+
+
 def _say_ack(node: str) -> None:
     say(f"Ack from '{visible(node)}'")
 
@@ -157,3 +188,10 @@ def _say_ack(node: str) -> None:
 def _say_response(node: str, payload: bytes) -> None:
     text = payload.removesuffix(b"\n").decode("utf-8", "replace")
     say(f"Response from '{visible(node)}': {text}")
+
+
+_TELLING: Final[dict[str, tuple[Callable[[str], None], Callable[[str, bytes], None]]]] = {
+    "text": (_say_ack, _say_response),
+    "jsonl": (_line_of_ack, _line_of_response),
+}
+"""What is told as it comes."""

@@ -6,20 +6,26 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, GoCommand, flag
-from serfmp.cli.output import say, visible
+from serfmp.cli.connection import CommandError, answers, connected, limit_of, rpc_flags
+from serfmp.cli.flags import BOOLEAN, FORMATS, GoCommand, flag, format_flag
+from serfmp.cli.output import go_json, say, visible
 from serfmp.client import ClientError
 from serfmp.wire.internal_queries import PING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from serfmp.client import Client
 
 COMMAND: Final = GoCommand(
     "reachability",
     "reachability [options]",
     "Asks all nodes for a sign of life through gossip, and compares who answers with the list of living members.",
-    [flag("verbose", "Show each answer, and times.", kind=BOOLEAN, default=False), *rpc_flags()],
+    [
+        format_flag(),
+        flag("verbose", "Show each answer, and times.", kind=BOOLEAN, default=False),
+        *rpc_flags(),
+    ],
 )
 
 TIPS: Final = """\
@@ -33,41 +39,75 @@ Troubleshooting tips:
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Test and tell. Returns the exit code."""
+    if values["format"] not in FORMATS:
+        raise CommandError(f"Invalid format: {values['format']}")
     try:
         with connected(values) as client:
-            return _test(client, verbose=values["verbose"])
+            return _test(client, values)
     except KeyboardInterrupt:
         say("Test interrupted")
         return 1
 
 
-def _test(client: Client, *, verbose: bool) -> int:
+def _test(client: Client, values: dict[str, Any]) -> int:
     try:
         members = client.members()
     except ClientError as error:
         raise CommandError(f"Error getting members: {error}") from error
     alive = {member.name for member in members if member.status == "alive"}
-    say(f"Total members: {len(members)}, live members: {len(alive)}")
-    say("Starting reachability test...")
+    as_text = values["format"] == "text"
+    tell: Callable[[str], None] = say if as_text else _nothing
+    tell(f"Total members: {len(members)}, live members: {len(alive)}")
+    tell("Starting reachability test...")
     began = time.monotonic()
     last = began
-    acks: Counter[str] = Counter()
+    acks: dict[str, list[float]] = {}
     try:
-        for answer in client.query(PING, ack=True):
+        for answer in answers(client.query(PING, ack=True), limit_of(values)):
             if answer.kind != "ack":
                 continue
-            if acks[answer.node]:
-                say(f"Duplicate response from '{visible(answer.node)}'")
-            acks[answer.node] += 1
+            if answer.node in acks:
+                tell(f"Duplicate response from '{visible(answer.node)}'")
             last = time.monotonic()
-            if verbose:
-                say(f"\tAck from '{visible(answer.node)}'")
+            acks.setdefault(answer.node, []).append(last - began)
+            if values["verbose"]:
+                tell(f"\tAck from '{visible(answer.node)}'")
     except ClientError as error:
         raise CommandError(f"Error sending query: {error}") from error
-    if verbose:
+    if not as_text:
+        return _show(values["format"], {member.name: member.status for member in members}, acks)
+    if values["verbose"]:
         took, first = time.monotonic() - began, last - began
         say(f"Query time: {took:.2f} sec, time to last response: {first:.2f} sec")
-    return _judge(alive, acks)
+    return _judge(alive, Counter({node: len(times) for node, times in acks.items()}))
+
+
+def _nothing(_text: str) -> None:
+    pass
+
+
+def _show(form: str, states: Mapping[str, str], acks: Mapping[str, Sequence[float]]) -> int:
+    """Each node that lives or answered: how it came out, how many answers came, and the seconds until the first one."""
+    rows = []
+    for node in sorted({node for node, status in states.items() if status == "alive"} | acks.keys()):
+        times = acks.get(node, ())
+        if not times:
+            outcome = "missing"
+        elif states.get(node) != "alive":
+            outcome = "surplus"
+        else:
+            outcome = "answered" if len(times) == 1 else "duplicate"
+        rows.append((node, states.get(node, "none"), outcome, len(times), round(times[0], 3) if times else None))
+    reached = all(row[2] == "answered" for row in rows)
+    columns = ("node", "status", "outcome", "acks", "seconds")
+    if form == "json":
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        say(go_json({"members": len(states), "reached": reached, "nodes": found}))
+    else:
+        from serfmp.cli.formats import Rows, show
+
+        show(form, Rows(columns, rows))
+    return 0 if reached else 1
 
 
 def _judge(alive: set[str], acks: Counter[str]) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import GoCommand
-from serfmp.cli.output import say, visible
+from serfmp.cli.flags import FORMATS, GoCommand, format_flag
+from serfmp.cli.output import go_json, say, visible
 from serfmp.client import Client, ClientError
 from serfmp.wire.coordinate import Coordinate, distance_ns
 
@@ -15,12 +15,14 @@ COMMAND: Final = GoCommand(
     "rtt [options] node1 [node2]",
     "Estimates the round trip between two nodes, by default between a node and the agent's own, from the network "
     "coordinates that agents learn from their probes. Nothing is sent to the nodes.",
-    rpc_flags(),
+    [format_flag(), *rpc_flags()],
 )
 
 
 def run(values: dict[str, Any], words: list[str]) -> int:
     """Ask and tell. Returns the exit code."""
+    if values["format"] not in FORMATS:
+        raise CommandError(f"Invalid format: {values['format']}")
     with connected(values) as client:
         if not 1 <= len(words) <= 2:
             say(f"One or two node names must be specified\n\n{COMMAND.help_text()}")
@@ -36,6 +38,15 @@ def run(values: dict[str, Any], words: list[str]) -> int:
             raise CommandError(f"Error getting coordinates: {error}") from error
     if len(one.vec) != len(other.vec):
         raise CommandError(f"The coordinates of {visible(first)} and {visible(second)} have different dimensions")
+    milliseconds = round(distance_ns(one, other) / 1e6, 3)
+    if values["format"] == "json":
+        say(go_json({"from": first, "to": second, "rtt_ms": milliseconds}))
+        return 0
+    if values["format"] != "text":
+        from serfmp.cli.formats import Rows, show
+
+        show(values["format"], Rows(("from", "to", "rtt_ms"), [(first, second, milliseconds)]))
+        return 0
     say(f"Estimated {visible(first)} <-> {visible(second)} rtt: {distance_ns(one, other) / 1e6:.3f} ms")
     return 0
 

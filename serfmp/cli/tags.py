@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any, Final
 
 from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import GoCommand, flag, parse_tag
-from serfmp.cli.output import say
+from serfmp.cli.flags import BOOLEAN, FORMATS, GoCommand, flag, format_flag, parse_tag
+from serfmp.cli.output import go_json, say, visible
 from serfmp.client import ClientError
 from serfmp.errors import UserError
 
 COMMAND: Final = GoCommand(
     "tags",
     "tags [options]",
-    "Changes the tags of the agent's node while it runs: first those to delete go, then those to set come.",
+    "Changes the tags of the agent's node while it runs: first those to delete go, then those to set come. With -list "
+    "shows them.",
     [
         flag("delete", "Tag to delete. May be given several times.", many=True, shown="delete key"),
+        format_flag(),
+        flag("list", "Show the tags, after the change if one is asked for.", kind=BOOLEAN, default=False),
         flag("set", "Tag to set. May be given several times.", many=True, shown="set key=value"),
         *rpc_flags(),
     ],
@@ -24,7 +27,10 @@ COMMAND: Final = GoCommand(
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Ask for the change. Returns the exit code."""
-    if not values["set"] and not values["delete"]:
+    if values["format"] not in FORMATS:
+        raise CommandError(f"Invalid format: {values['format']}")
+    changes = bool(values["set"] or values["delete"])
+    if not changes and not values["list"]:
         say(COMMAND.help_text())
         return 1
     with connected(values) as client:
@@ -33,8 +39,29 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
         except UserError as error:
             raise CommandError(f"Error: {error}") from error
         try:
-            client.tags(changed, values["delete"])
+            if changes:
+                client.tags(changed, values["delete"])
         except ClientError as error:
             raise CommandError(f"Error setting tags: {error}") from error
-    say("Successfully updated agent tags")
+        if values["list"]:
+            try:
+                found = dict(sorted(client.stats().get("tags", {}).items()))
+            except ClientError as error:
+                raise CommandError(f"Error querying agent: {error}") from error
+            _show(values["format"], found)
+        else:
+            say("Successfully updated agent tags")
     return 0
+
+
+def _show(form: str, tags: dict[str, str]) -> None:
+    match form:
+        case "text":
+            for key, value in tags.items():
+                say(f"{visible(key)}={visible(value)}")
+        case "json":
+            say(go_json({"tags": tags}))
+        case _:
+            from serfmp.cli.formats import Rows, show
+
+            show(form, Rows(("key", "value"), list(tags.items())))

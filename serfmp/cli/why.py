@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, GoCommand, flag
+from serfmp.cli.flags import BOOLEAN, FORMATS, ROW_FORMATS, GoCommand, flag, format_flag
 from serfmp.cli.output import go_json, say, visible
 from serfmp.client import ClientError, Evidence, History
 
@@ -21,7 +21,7 @@ COMMAND: Final = GoCommand(
     "Tells on what evidence the agent holds a node for alive, failed or left: probes, who else was asked, who accused, "
     "who confirmed, what the node itself said. Without a name, or with -self: why others accused the agent's own node.",
     [
-        flag("format", "text (default) or json.", default="text", shown="format=text"),
+        format_flag(),
         flag("self", "The agent's own node.", kind=BOOLEAN, default=False),
         *rpc_flags(),
     ],
@@ -33,7 +33,7 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if len(words) > 1 or (words and values["self"]):
         say(f"At most one node name may be given, and none with -self.\n\n{COMMAND.help_text()}")
         return 1
-    if values["format"] not in {"text", "json"}:
+    if values["format"] not in FORMATS:
         raise CommandError(f"Invalid format: {values['format']}")
     with connected(values) as client:
         try:
@@ -42,6 +42,17 @@ def run(values: dict[str, Any], words: list[str]) -> int:
             raise CommandError(f"Error asking the agent: {error}") from error
     if values["format"] == "json":
         say(go_json(_map(history)))
+    elif values["format"] in ROW_FORMATS:
+        from serfmp.cli.formats import Rows, show
+
+        cells = [
+            (_clock(entry.at), entry.finding, entry.by, entry.source, entry.score, entry.late, sentence(entry))
+            for entry in history.entries
+        ]
+        columns = ("time", "finding", "by", "source", "score", "late", "sentence")
+        show(
+            values["format"], Rows(columns, cells, [{"node": history.node, **row} for row in _map(history)["entries"]])
+        )
     else:
         say(_text(history))
     return 0
