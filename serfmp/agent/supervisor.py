@@ -36,9 +36,10 @@ from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
 from serfmp.agent.process import Process, ProcessState, describe_status
 from serfmp.agent.reload import Reload
 from serfmp.agent.retry_join import RetryJoin
+from serfmp.agent.rpc_socket import RpcSocket
 from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
 from serfmp.agent.sd_notify import ServiceManager
-from serfmp.agent.sockets import MetricsSocket, advertised_address, bind_gossip, bind_rpc
+from serfmp.agent.sockets import MetricsSocket, advertised_address, bind_gossip
 from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
 from serfmp.agent.watching import SELF, Watching
 from serfmp.bus import frames, plain
@@ -147,6 +148,7 @@ class Supervisor:
             self.loop, config, self._ask, lambda level, text: self._log(level, "agent", text), self._retries_used_up
         )
         self._metrics: MetricsSocket | None = None
+        self._rpc: RpcSocket | None = None
         self._manager = ServiceManager(self.loop, os.environ, lambda level, text: self._log(level, "agent", text))
         self._watching = Watching(self.loop, self._processes)
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -161,19 +163,16 @@ class Supervisor:
         if self.config.snapshot_path:
             self._snapshot_lock = lock_snapshot(self.config.snapshot_path)
         gossip = bind_gossip(self.config.bind_host, self.config.bind_port)
-        rpc = bind_rpc(self.config.rpc_address)
+        self._rpc = RpcSocket(self.config.rpc_address)
         if self.config.metrics_address:
             self._metrics = MetricsSocket(self.config.metrics_address)
         self._terminal.output("Starting Serf agent RPC...")
-        rpc_host, rpc_port = rpc.getsockname()[:2]
         self.config = dataclasses.replace(
             self.config,
             bind_port=gossip.port,
             advertise_port=self.config.advertise_port or gossip.port,
             advertise_address=advertised_address(gossip.host, self.config.advertise_host),
-            rpc_address=join_host_port(rpc_host, rpc_port)
-            if self.config.rpc_address.endswith(":0")
-            else self.config.rpc_address,
+            rpc_address=self._rpc.address,
         )
         become_subreaper()
         self._take_signals()
@@ -184,7 +183,7 @@ class Supervisor:
         owned: list[tuple[str, int, dict[str, int]]] = [
             ("gossip", 0, {"udp": gossip.udp.fileno(), "tcp": gossip.tcp.fileno()}),
             ("detector", 0, {"journal": self._journals["detector"]}),
-            ("rpc", 0, {"rpc": rpc.fileno(), "feed": self._outlets.rpc_feed.reader.fileno()}),
+            ("rpc", 0, {"rpc": self._rpc.socket.fileno(), "feed": self._outlets.rpc_feed.reader.fileno()}),
             ("dispatcher", 0, {"ledger": self._journals["dispatcher"]}),
             *(("worker", index, {}) for index in range(self.config.workers)),
         ]
@@ -192,7 +191,7 @@ class Supervisor:
             owned.append((LAST_ROLE, 0, {"lines": self._outlets.file_feed.reader.fileno()}))
         if self._metrics is not None:
             owned[2][2]["metrics"] = self._metrics.socket.fileno()
-        self._sockets = (gossip, rpc)
+        self._gossip = gossip
         self._processes[:] = [
             Process(role, index, slot, {**descriptors, "heartbeat": beat})
             for slot, (role, index, descriptors) in enumerate(owned)
@@ -236,6 +235,8 @@ class Supervisor:
             self._runtime.release()
         if self._metrics is not None:
             self._metrics.close()
+        if self._rpc is not None:
+            self._rpc.close()
         self._terminal.drain(1.0)
         return self.exit_code
 

@@ -155,7 +155,11 @@ COMMAND: Final = GoCommand(
             shown="retry-max=0",
         ),
         flag("role", "Deprecated: use -tag role=x.", shown="role=x"),
-        flag("rpc-addr", "Address of the RPC, for the other commands.", shown=f"rpc-addr={DEFAULT_RPC_ADDRESS}"),
+        flag(
+            "rpc-addr",
+            "Address of the RPC, for the other commands: host:port or unix:///path.",
+            shown=f"rpc-addr={DEFAULT_RPC_ADDRESS}",
+        ),
         flag(
             "runtime-dir",
             "Directory for the sockets between this agent's processes. Default: one below the user's runtime "

@@ -182,6 +182,11 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
     for key in WITHOUT_EFFECT:
         if get(key):
             warn(f"==> Warning: '{key}' ({settings.origins[key]}) has no effect in this version")
+    if _is_exposed(get("rpc_addr", DEFAULT.rpc_address)) and not get("rpc_auth"):
+        warn(
+            f"==> Warning: RPC on '{get('rpc_addr')}' can be reached from other hosts, and 'rpc_auth' is not set: "
+            "whoever reaches it commands this agent"
+        )
     level = _log_level(get("log_level", ""))
     facility = get("syslog_facility", DEFAULT.syslog_facility).upper()
     try:
@@ -283,6 +288,17 @@ def check(config: AgentConfig) -> None:
         raise UserError(
             f"Invalid gossip budget: {config.gossip_budget} bytes/s. It must be at least {GOSSIP_BUDGET_MIN}"
         )
+
+
+def _is_exposed(address: str) -> bool:
+    """Whether this address of the RPC is one that other hosts may reach."""
+    if address.startswith("unix:"):
+        return False
+    try:
+        host = split_host_port(address)[0]
+        return not ipaddress.ip_address(resolve_host(host) if host else "0.0.0.0").is_loopback
+    except (UserError, ValueError):
+        return False  # told when it is bound
 
 
 def _workers(number: int) -> int:

@@ -26,7 +26,7 @@ def rpc_flags() -> list[click.Option]:
     return [
         flag(
             "rpc-addr",
-            "Address of the agent's RPC; also $SERF_RPC_ADDR.",
+            "Address of the agent's RPC, host:port or unix:///path; also $SERF_RPC_ADDR.",
             default=DEFAULT_ADDRESS,
             env="SERF_RPC_ADDR",
             shown=f"rpc-addr={DEFAULT_ADDRESS}",

@@ -1,4 +1,4 @@
-"""Addresses as users write them: `host:port`, with brackets around an IPv6 address.
+"""Addresses as users write them: `host:port`, with brackets around an IPv6 address, or `unix:///path` (ours).
 
 Rules: the texts of errors are those of Serf's runtime, because scripts look for them (spec agent.md 3.1). Ports may be
 numbers or names of services.

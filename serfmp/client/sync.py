@@ -53,7 +53,7 @@ from serfmp.client.records import (
 )
 from serfmp.errors import UserError
 from serfmp.wire.coordinate import Coordinate
-from serfmp.wire.host_port import join_host_port
+from serfmp.wire.host_port import join_host_port, unix_path
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
 
@@ -462,8 +462,14 @@ class Client:
 
 
 def _dial(address: str) -> socket.socket:
-    """Connect to `host:port`, trying all addresses of the host. Raises `ConnectError` worded as Serf's."""
+    """Connect to `host:port`, trying all addresses of the host, or to `unix:///path`.
+
+    Raises `ConnectError` worded as Serf's.
+    """
     try:
+        path = unix_path(address)
+        if path is not None:
+            return _dial_unix(path)
         host, port_text = split_host_port(address)
         port = port_number(port_text)
     except UserError as error:
@@ -487,6 +493,20 @@ def _dial(address: str) -> socket.socket:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return connection
     raise failed or ConnectError(f"dial tcp: lookup {host}: no such host")
+
+
+def _dial_unix(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(DIAL_LIMIT_S)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        if error.errno is None and not isinstance(error, TimeoutError):
+            raise ConnectError(f"dial unix {path}: connect: {error}") from error
+        reason = "i/o timeout" if isinstance(error, TimeoutError) else f"connect: {_reason(error)}"
+        raise ConnectError(f"dial unix {path}: {reason}") from error
+    return connection
 
 
 def _reason(error: OSError) -> str:

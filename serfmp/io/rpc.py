@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import socket
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.limits import DESCRIPTORS, allow_descriptors
@@ -46,6 +47,8 @@ STOP_POLL: Final = 0.01
 """Seconds between two looks at whether all output is written."""
 
 _MAPPED: Final = "::ffff:"
+_CREDENTIALS: Final = struct.Struct("iII")
+"""`struct ucred` of Linux."""
 
 
 class Server:
@@ -148,7 +151,7 @@ class Server:
                 self._loop.call_later(ACCEPT_PAUSE, self._accept_again)
                 return
             self._short = False
-            name = join_host_port(str(address[0]).removeprefix(_MAPPED), address[1])
+            name = _name(sock, address)
             if len(self._clients) >= CLIENT_LIMIT:
                 self.refused += 1
                 self._log("WARN", f"Refused client: {name}: {CLIENT_LIMIT} clients are connected")
@@ -156,7 +159,8 @@ class Server:
                 continue
             self._log("INFO", f"Accepted client: {name}")
             self._child.metrics.counters["agent.ipc.accept"] += 1
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._clients.add(
                 Connection(
                     self._loop, sock, name, self._commands.execute, self._marked.add, self._clients.discard, self._log
@@ -194,6 +198,14 @@ class Server:
                 self._loop.call_later(STOP_POLL, look)
 
         look()
+
+
+def _name(sock: socket.socket, address: Any) -> str:
+    """Who the client is: IP and port, or process, user and group as the kernel knows them."""
+    if sock.family != socket.AF_UNIX:
+        return join_host_port(str(address[0]).removeprefix(_MAPPED), address[1])
+    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return f"unix pid={pid} uid={uid} gid={gid}"
 
 
 def main(child: Child) -> None:

@@ -1,6 +1,22 @@
-"""`host:port`, as everybody writes it."""
+"""`host:port`, as everybody writes it, and `unix:///path`."""
 
 from __future__ import annotations
+
+from typing import Final
+
+from serfmp.errors import UserError
+
+UNIX_SCHEME: Final = "unix://"
+
+
+def unix_path(address: str) -> str | None:
+    """The path of `unix:///path`; None for any other address. Raises `UserError` for one that is not absolute."""
+    if not address.startswith("unix:"):
+        return None
+    path = address.removeprefix(UNIX_SCHEME)
+    if not address.startswith(UNIX_SCHEME) or not path.startswith("/") or "\0" in path:
+        raise UserError(f"address {address}: a unix socket is written unix:///path, with an absolute path")
+    return path
 
 
 def join_host_port(host: str, port: int | str) -> str:
