@@ -73,8 +73,8 @@ class Reload:
         self._config = first
         self._tags = TagsRequest({}, ())
         self._timer: Timer | None = None
-        self.on_done: Callable[[], None] = _nothing
-        """Called when a reload has ended, well or not."""
+        self.on_done: Callable[[bool], None] = _nothing
+        """Called when a reload has ended, with whether it went well."""
 
     @property
     def under_way(self) -> bool:
@@ -155,7 +155,7 @@ class Reload:
             process.send(frames.Commit(self._number))
         for text in self._changes or ["nothing has changed"]:
             self._say(f"Reloaded: {text}")
-        self.on_done()
+        self.on_done(True)
 
     def _too_late(self) -> None:
         self._timer = None
@@ -165,7 +165,7 @@ class Reload:
     def _give_up(self) -> None:
         self._stop_timer()
         self._say("Failed to reload configs")
-        self.on_done()
+        self.on_done(False)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -200,5 +200,5 @@ def _shown(value: Any) -> str:
     return "-" if value in (None, "", (), b"") else str(value)
 
 
-def _nothing() -> None:
+def _nothing(_ok: bool) -> None:
     """Nobody wants to know."""

@@ -34,7 +34,7 @@ from serfmp.agent.limits import descriptor_warning
 from serfmp.agent.log_outlets import LogOutlets
 from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
 from serfmp.agent.process import Process, ProcessState, describe_status
-from serfmp.agent.reload import Reload
+from serfmp.agent.reload_desk import ENDING, STARTING, FixedSource, ReloadDesk
 from serfmp.agent.retry_join import RetryJoin
 from serfmp.agent.rpc_socket import RpcSocket
 from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serfmp.agent.config import AgentConfig
+    from serfmp.agent.reload_desk import ConfigSource
 
 EXIT_RESTART_BUDGET: Final = 70
 """A process could not be kept running (EX_SOFTWARE of sysexits.h)."""
@@ -100,12 +101,12 @@ LEAVE_MARGIN: Final = 3.0
 """Seconds that a leave may take beyond its two broadcasts: the propagate delay and a restart of the detector."""
 
 
-def run_agent(config: AgentConfig, reread: Callable[[Callable[[str], None]], AgentConfig] | None = None) -> int:
+def run_agent(config: AgentConfig, source: ConfigSource | None = None) -> int:
     """Run an agent until it leaves, is told to stop, or cannot go on. Returns the exit code.
 
-    `reread(warn)` gives the configuration that the command line and the files mean now, for SIGHUP.
+    `source` knows the flags and files that it came from.
     """
-    supervisor = Supervisor(config, reread)
+    supervisor = Supervisor(config, source or FixedSource(config))
     try:
         supervisor.start()
     except UserError as error:
@@ -120,17 +121,15 @@ def run_agent(config: AgentConfig, reread: Callable[[Callable[[str], None]], Age
 class Supervisor:
     """See the module."""
 
-    def __init__(
-        self, config: AgentConfig, reread: Callable[[Callable[[str], None]], AgentConfig] | None = None
-    ) -> None:
+    def __init__(self, config: AgentConfig, source: ConfigSource) -> None:
         self.config = config
         self.loop = Loop()
         self.exit_code = 1
         self._outlets = LogOutlets(self.loop, config)
         self._terminal, self._log = self._outlets.terminal, self._outlets.hub.say
-        read = (lambda: config) if reread is None else (lambda: reread(self._warn))
-        self._reload = Reload(self.loop, read, config, self._adopt, self._terminal.output)
-        self._reload.on_done = lambda: self._manager.ready(self._status())
+        self._source = source
+        self._manager = ServiceManager(self.loop, os.environ, lambda level, text: self._log(level, "agent", text))
+        self._reload = ReloadDesk(self.loop, config, source, self._adopt, self._terminal.output, self._manager)
         self._processes: list[Process] = []
         self._runtime: RuntimeDirectory | None = None
         self._journals: dict[str, int] = {}
@@ -149,7 +148,6 @@ class Supervisor:
         )
         self._metrics: MetricsSocket | None = None
         self._rpc: RpcSocket | None = None
-        self._manager = ServiceManager(self.loop, os.environ, lambda level, text: self._log(level, "agent", text))
         self._watching = Watching(self.loop, self._processes)
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
@@ -212,9 +210,6 @@ class Supervisor:
             self._spawn(process)
         self.loop.call_every(CHECK_PERIOD, self._check)
         self.loop.call_later(START_LIMIT, self._start_is_overdue)
-
-    def _warn(self, text: str) -> None:
-        self._terminal.output(text.removeprefix("==> "))
 
     def _retries_used_up(self) -> None:
         self.exit_code = 1
@@ -403,7 +398,13 @@ class Supervisor:
             self._terminal.output(f"Failed to update tags: {error}")
 
     def _inquire(self, asker: Process, number: int, subject: str) -> None:
-        """Ask the process that knows; a process that dies over it leaves the asker to its own deadline."""
+        """Ask who knows; a process that dies over it leaves the asker to its own deadline."""
+        if subject == "config":
+            asker.send(frames.Findings(asker.name, number, self._source.rows(self.config)))
+            return
+        if subject == "reload":
+            self._reload_for(lambda told: asker.send(frames.Findings(asker.name, number, told)))
+            return
         owner = INQUIRIES.get(subject)
         target = None if owner is None else self._process(owner)
         if target is None or target.state is not ProcessState.SERVING:
@@ -591,13 +592,16 @@ class Supervisor:
         return f"Node {self.config.node}, gossip on {bind}, RPC on {self.config.rpc_address}"
 
     def _on_hangup(self) -> None:
-        self._manager.reloading()
-        self._terminal.output("Caught signal: hangup")
         for process in self._processes:
             if process.role == LAST_ROLE:
                 process.send(frames.Reopen())
-        self._terminal.output("Reloading configuration...")
-        self._reload.begin(self.config, self._processes)
+        self._reload.begin("Caught signal: hangup", self.config, self._processes, self._status())
+
+    def _reload_for(self, answer: Callable[[dict[str, Any]], None]) -> None:
+        if self._released and not self._leaving and not self._stopping:
+            self._reload.ask(self.config, self._processes, self._status(), answer)
+        else:
+            answer({"ok": False, "lines": [ENDING if self._released else STARTING]})
 
     def _on_stop_signal(self, number: int) -> None:
         now = time.monotonic()

@@ -6,14 +6,14 @@ exit code 1 (spec agent.md 1.2, 1.5, 1.6, 2.1). Words behind the flags are ignor
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_RPC_ADDRESS
-from serfmp.agent.files import KEYS, SECRETS, Kind
-from serfmp.cli.agent_config import check, gather, in_effect, make_config, require_logs, with_files
+from serfmp.cli.agent_config import check, require_logs, with_files
+from serfmp.cli.agent_source import AgentSource
 from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag
-from serfmp.cli.output import complain, go_json, say, table, visible
+from serfmp.cli.output import complain, say
+from serfmp.cli.settings import show_settings
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:
@@ -192,10 +192,11 @@ COMMAND: Final = GoCommand(
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Run the agent. Returns its exit code."""
+    source = AgentSource(values)
     if values["check"]:
-        return _check(values)
+        return _check(source, values["format"])
     try:
-        config = make_config(gather(values), say)
+        config = source.start(say)
         require_logs(config)
     except UserError as error:
         say(f"==> {error}")
@@ -214,39 +215,20 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
         return 1
     from serfmp.agent.supervisor import run_agent
 
-    return run_agent(config, lambda warn: make_config(gather(values), warn))
+    return run_agent(config, source)
 
 
-def _check(values: dict[str, Any]) -> int:
+def _check(source: AgentSource, form: str) -> int:
     """Show what an agent would be started with, or all that is wrong with it."""
-    if values["format"] not in {"text", "json"}:
-        say(f"==> Invalid format: {values['format']}")
+    if form not in {"text", "json"}:
+        say(f"==> Invalid format: {form}")
         return 1
     try:
-        settings = gather(values)
         # JSON stays JSON: what is odd is told beside it.
-        config = make_config(settings, complain if values["format"] == "json" else say)
+        config = source.start(complain if form == "json" else say)
         check(with_files(config))
     except UserError as error:
         say(f"==> {error}")
         return 1
-    rows = []
-    defaults = in_effect(config)
-    for key in sorted(KEYS):
-        value = settings.get(key, defaults.get(key))
-        shown = "(secret)" if key in SECRETS and value else value
-        rows.append((key, shown, settings.origins.get(key, "default")))
-    if values["format"] == "json":
-        say(go_json({key: {"value": value, "origin": origin} for key, value, origin in rows}))
-    else:
-        texts = [[key, _shown(key, value), origin] for key, value, origin in rows]
-        say(table([["key", "value", "from"], *texts]))
+    show_settings(source.given_rows(config), form)
     return 0
-
-
-def _shown(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if KEYS[key] is Kind.DURATION:
-        return f"{value:g}s"
-    return visible(json.dumps(value, ensure_ascii=False))

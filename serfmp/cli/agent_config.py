@@ -102,6 +102,17 @@ _CHECKED: Final = {
 """Further ones, whose values are checked or changed on the way."""
 
 
+FIELDS: Final = {
+    **_AS_IT_STANDS,
+    **_CHECKED,
+    "event_handlers": "handlers",
+    "retry_join": "retry_join",
+    "start_join": "start_join",
+    "tags": "tags",
+}
+"""Settings that are fields of the configuration, by their keys."""
+
+
 def gather(values: dict[str, Any]) -> Settings:
     """Files and flags, merged, with the origin of each value. Raises `UserError`."""
     flags = {

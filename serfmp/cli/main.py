@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COMMANDS: Final = {
     "agent": "Runs an agent: one node of a cluster",
     "bus": "Tells where programs can watch the agent, and shows what they see",
+    "config": "Shows the configuration that the agent runs with",
     "event": "Sends a user event to all nodes",
     "force-leave": "Makes the cluster take a failed node for one that left",
     "handlers": "Shows the agent's handlers, what runs, and how the last runs ended",
@@ -37,6 +38,7 @@ COMMANDS: Final = {
     "monitor": "Shows the agent's log and the events that reach it, as they come",
     "query": "Asks the nodes of the cluster, and shows their answers",
     "reachability": "Tests whether gossip reaches all nodes and they this one",
+    "reload": "Makes the agent read its flags and files again",
     "rtt": "Estimates the round trip between two nodes",
     "tags": "Changes the tags of the agent's node",
     "version": "Prints the version",

@@ -26,6 +26,8 @@ from serfmp.client.records import (
     MemberEvent,
     QueryAnswer,
     QueryEvent,
+    ReloadResult,
+    Setting,
     UserEvent,
 )
 from serfmp.client.sync import Client, Monitor, Query, Stream
@@ -58,6 +60,8 @@ __all__ = [
     "Query",
     "QueryAnswer",
     "QueryEvent",
+    "ReloadResult",
+    "Setting",
     "Stream",
     "UserEvent",
 ]

@@ -25,7 +25,8 @@ MESSAGE_LIMIT: Final = 256 * 1024 * 1024
 """Bytes of an unfinished answer beyond which the connection is given up: more than a million members."""
 
 _KEYS: Final = frozenset({"install-key", "use-key", "remove-key", "list-keys"})
-WITH_BODY: Final = _KEYS | {"join", "members", "members-filtered", "stats", "get-coordinate", "why", "handlers", "bus"}
+_OURS: Final = frozenset({"why", "handlers", "bus", "config", "reload"})
+WITH_BODY: Final = _KEYS | _OURS | {"join", "members", "members-filtered", "stats", "get-coordinate"}
 """Commands whose answer has a body."""
 
 BODY_WITH_ERROR: Final = _KEYS | {"join"}

@@ -89,6 +89,23 @@ class KeyResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """A key of the agent's configuration; `origin`: a flag, a file with its line, or `default`."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadResult:
+    """How a reload ended, and what the agent said of it, line by line."""
+
+    ok: bool
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HandlerResult:
     """How a run of a handler ended. `code` is None after a signal; `error` says why it failed, empty if it did not."""
 
@@ -297,6 +314,18 @@ def _to_result(row: Any) -> HandlerResult:
         output=field(row, "output", bytes),
         output_size=field(row, "output_size", int),
     )
+
+
+def to_settings(fields: Any) -> tuple[Setting, ...]:
+    """The configuration from its map."""
+    rows: list[Any] = field(fields, "Settings", list)
+    return tuple(Setting(field(row, "Key", str), row.get("Value"), field(row, "Origin", str)) for row in rows)
+
+
+def to_reload_result(fields: Any) -> ReloadResult:
+    """The outcome of a reload from its map."""
+    lines: list[Any] = field(fields, "Lines", list)
+    return ReloadResult(field(fields, "Ok", bool), tuple(map(_text, lines)))
 
 
 def to_stats(fields: Any) -> dict[str, dict[str, str]]:

@@ -39,6 +39,8 @@ from serfmp.client.records import (
     Member,
     QueryAnswer,
     QueryEvent,
+    ReloadResult,
+    Setting,
     field,
     to_answer,
     to_bus,
@@ -49,6 +51,8 @@ from serfmp.client.records import (
     to_key_result,
     to_log_line,
     to_members,
+    to_reload_result,
+    to_settings,
     to_stats,
 )
 from serfmp.errors import UserError
@@ -265,6 +269,14 @@ class Client:
     def bus(self) -> tuple[str, str]:
         """ZeroMQ addresses of the agent's public monitor bus: events and snapshot. See `serfmp.client.BusMonitor`."""
         return to_bus(self._call("bus", None, self._limit_s).body)
+
+    def config(self) -> tuple[Setting, ...]:
+        """The configuration that the agent runs with, secrets hidden. Real Serf agents have no such command."""
+        return to_settings(self._call("config", None, self._limit_s).body)
+
+    def reload(self) -> ReloadResult:
+        """Make the agent read its flags and files again; how that ended. Real Serf agents have no such command."""
+        return to_reload_result(self._call("reload", None, self._limit_s).body)
 
     def why(self, node: str = "") -> History:
         """What spoke against a node or for it, by default the agent's own. Real Serf agents have no such command."""

@@ -37,6 +37,7 @@ from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
 from serfmp.io import rpc_protocol as protocol
 from serfmp.io import rpc_records
+from serfmp.io.rpc_inquiries import Inquiries
 from serfmp.io.rpc_logs import LogMonitor, parse_level
 from serfmp.io.rpc_queries import SentQueries, refusal, to_request
 from serfmp.io.rpc_streams import EventStream, parse_filters
@@ -58,9 +59,6 @@ REQUEST_LIMIT: Final = 30.0
 
 JOIN_LIMIT: Final = 60.0
 """Seconds for a join, which waits for other nodes."""
-
-INQUIRY_LIMIT: Final = 5.0
-"""Seconds that another process has to tell something."""
 
 KEYS_LIMIT: Final = 120.0
 """Seconds for a change of keys: two queries, and those that wait before it."""
@@ -88,6 +86,7 @@ class Commands:
         self._sent = SentQueries(child.loop, self._record_dropped)
         self.under_way = 0
         """Requests that wait for the detector."""
+        inquiries = Inquiries(child)
         self._table: Final[dict[str, Callable[[Connection, Request], None]]] = {
             "handshake": self._handshake,
             "auth": self._authenticate,
@@ -110,7 +109,9 @@ class Commands:
             "list-keys": lambda connection, request: self._keys(connection, request, "list"),
             "respond": self._respond,
             "why": self._why,
-            "handlers": self._handlers,
+            "handlers": inquiries.handlers,
+            "config": inquiries.config,
+            "reload": inquiries.reload,
             "bus": self._bus,
         }
 
@@ -393,23 +394,6 @@ class Commands:
         """An extension: where the public monitor bus is."""
         body = {name.capitalize(): f"ipc://{self._child.public}/{name}" for name in (PUBLIC_EVENTS, PUBLIC_SNAPSHOT)}
         connection.answer(request, body=rpc_records.pack(body))
-
-    def _handlers(self, connection: Connection, request: Request) -> None:
-        """An extension: the handlers, what they do, and how their last runs ended."""
-        waiting = [connection]
-
-        def answered(rows: Any) -> None:
-            if not waiting:
-                return
-            waiting.clear()
-            timer.cancel()
-            if rows is None:
-                connection.answer(request, "the dispatcher cannot tell now; try again")
-                return
-            connection.answer(request, body=rpc_records.pack({"Handlers": rows}))
-
-        timer = self._child.loop.call_later(INQUIRY_LIMIT, lambda: answered(None))
-        self._child.inquire("handlers", answered)
 
     def _ask(self, request: CoreRequest, limit: float, answered: Answered) -> int:
         """Ask the detector; `answered` is called once, with an error if there is no answer within `limit` seconds."""

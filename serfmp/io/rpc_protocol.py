@@ -283,7 +283,7 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
 }
 """Commands with a body: what it is, and its fields on the wire in the order of the class."""
 
-_WITHOUT_BODY: Final = frozenset({"members", "leave", "stats", "list-keys", "handlers", "bus"})
+_WITHOUT_BODY: Final = frozenset({"members", "leave", "stats", "list-keys", "handlers", "bus", "config", "reload"})
 
 
 def _read(value: Any, fields: _Fields) -> list[Any] | None:
