@@ -90,7 +90,7 @@ class AgentConfig:
     """Longest time for which member events, and user events that allow it, are collected."""
     quiescent_period: float = 1.0
     """They are told earlier when none has come for so many seconds."""
-    gossip_budget: int = 2 * 1024 * 1024
+    gossip_budget: int = 1024 * 1024
     """Bytes a second, see `CoreConfig`."""
     disable_coalescing: bool = False
     """Whether each event is told at once."""

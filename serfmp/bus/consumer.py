@@ -7,7 +7,8 @@ Rules:
   one is a repeat and is dropped; so a killed detector neither loses nor repeats an event.
 * Requests keep their number until they are answered: a new detector gets them again, and knows by the number what it
   has done already.
-* Nothing waits: what the socket does not take stays here, in order.
+* Nothing waits: what the socket does not take stays here, in order. What a turn brings leaves at its end, as one
+  message. Acknowledgements may be late: they only let the detector forget.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serfmp.agent.child import Child
+    from serfmp.bus.loop import Timer
     from serfmp.detector.effects import Event, Request
+
+ACKNOWLEDGE_PERIOD: Final = 0.02
+"""Seconds between two acknowledgements of events, as long as few are waiting for one."""
+
+ACKNOWLEDGE_EVENTS: Final = 256
+"""So many are acknowledged at once: the detector has no more than 1024 on their way."""
 
 PENDING_LIMIT: Final = 65536
 """Requests that wait for an answer; beyond it new ones fail with an error."""
@@ -51,13 +59,18 @@ class DetectorLink:
         self._after = after
         self._acknowledged = -1
         self._acknowledge = -1
+        self._acknowledge_at = 0.0
+        """When the next acknowledgement may be sent."""
+        self._timer: Timer | None = None
         self.repeats = 0
         """Events that came again and were dropped."""
         self._live = False
         self._numbers = 0
+        self._turn: list[object] = []
+        """What leaves at the end of this turn."""
         self._asked: dict[int, tuple[frames.Ask, Callable[[Any, str], None]]] = {}
         self._dealer = Dealer(child, "detector", child.endpoints.consumers, self._on_connect, self._on_any_frame)
-        child.loop.before_wait.append(self._send_acknowledgement)
+        child.loop.before_wait.append(self._flush)
         self._dealer.begin()
 
     @property
@@ -78,11 +91,11 @@ class DetectorLink:
         ask = frames.Ask(self._numbers, kind, fields)
         self._asked[ask.number] = (ask, callback)
         if self._live:
-            self._dealer.send(ask)
+            self._turn.append(ask)
         return ask.number
 
     def acknowledge(self, sequence: int) -> None:
-        """All events up to this one are safe: the detector may forget them. Sent once a turn."""
+        """All events up to this one are safe: the detector may forget them, and is told soon."""
         self._acknowledge = max(self._acknowledge, sequence)
 
     # --- inner part ---------------------------------------------------------------------------------------------------
@@ -90,12 +103,31 @@ class DetectorLink:
     def _on_connect(self) -> None:
         self._live = False
         self._acknowledged = -1
+        self._turn.clear()
         self._dealer.send(frames.Subscribe(self._members, self._after))
 
     def _send_acknowledgement(self) -> None:
-        if self._live and self._acknowledge > self._acknowledged:
+        if not self._live or self._acknowledge <= self._acknowledged:
+            return
+        now, loop = self._child.loop.clock(), self._child.loop
+        if self._acknowledge < self._acknowledged + ACKNOWLEDGE_EVENTS and now < self._acknowledge_at:
+            if self._timer is None:
+                self._timer = loop.call_at(self._acknowledge_at, self._wake)
+        else:
             self._acknowledged = self._acknowledge
-            self._dealer.send(frames.Acknowledge(self._acknowledge))
+            self._acknowledge_at = now + ACKNOWLEDGE_PERIOD
+            self._turn.append(frames.Acknowledge(self._acknowledge))
+
+    def _wake(self) -> None:
+        """It is time to acknowledge: that follows at the end of this turn."""
+        self._timer = None
+
+    def _flush(self) -> None:
+        """Send what the turn brought, as one message."""
+        self._send_acknowledgement()
+        if self._turn:
+            turn, self._turn = self._turn, []
+            self._dealer.send(turn[0] if len(turn) == 1 else frames.Together([frames.encode(frame) for frame in turn]))
 
     def _on_any_frame(self, frame: Any) -> None:
         if not self._live:

@@ -108,4 +108,8 @@ class Dealer:
             if envelope.sender != self.generation or envelope.receiver != self._child.generation:
                 self.stale += 1
                 continue
-            self._on_frame(frame)
+            if isinstance(frame, frames.Together):
+                for body in frame.frames:
+                    self._on_frame(frames.decode(body))
+            else:
+                self._on_frame(frame)

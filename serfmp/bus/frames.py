@@ -195,6 +195,13 @@ class QueryNews:
 
 
 @dataclass(frozen=True, slots=True)
+class Together:
+    """Encoded frames that leave in one turn, in order: a message of the bus costs more than most of them."""
+
+    frames: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Events:
     """Events in order, in the form of `serfmp.bus.plain`.
 
@@ -470,6 +477,7 @@ _FRAMES: Final[tuple[type, ...]] = (
     Answered,
     QueryNews,
     Events,
+    Together,
     MemberRows,
     MemberRow,
     MemberGone,

@@ -156,8 +156,10 @@ class CoreConfig:
     """Whether nodes are refused whose names hold anything but letters, digits, `-` and `.`, or more than 128 bytes."""
     label_overhead: int = 0
     """Bytes that a label adds to a packet: 0 without, else 2 + its length (spec swim.md 7.5)."""
-    event_buffer: int = 512
-    """Slots of the ring of user events (spec serf.md 1)."""
+    event_buffer: int = 4096
+    """Slots of the ring of user events: Lamport times by which one may be late. Ours; Serf has 512 (spec serf.md 1)."""
+    event_replay: int = 512
+    """The latest of these slots that a push/pull carries (spec serf.md 1)."""
     query_buffer: int = 512
     """Slots of the ring of queries (spec serf.md 1)."""
     user_event_size_limit: int = 512
@@ -218,7 +220,7 @@ class CoreConfig:
     """Packets to one target in one such transmission. Ours."""
     tick_packets: int = 4
     """The same for repetitions. Ours."""
-    gossip_budget: int = 2 * 1024 * 1024
+    gossip_budget: int = 1024 * 1024
     """Bytes a second that gossip may send beyond one packet to each target per tick. Ours."""
     node_limit: int = 65536
     """Nodes in the table; further invented ones are refused and counted (spec wire.md 12.6). Ours."""

@@ -3,7 +3,8 @@
 Rules:
 
 * One ordered stream for each consumer: rows of the member table, events and answers leave in the order in which the
-  core made them, so that a client that has its answer sees what it caused.
+  core made them, so that a client that has its answer sees what it caused. What a turn brings leaves at its end, as
+  one message: rows, then events, then answers.
 * Events come from the core's outbox, which the journal keeps: at most `EVENT_WINDOW` are on their way to a consumer
   that has not acknowledged them, and a consumer that comes back gets what it had not acknowledged.
 * A consumer that does not read is marked broken: nothing more is sent to it until its socket has room; then it gets the
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from serfmp.agent.child import Child
+    from serfmp.bus.loop import Timer
     from serfmp.detector.effects import Event, Member
 
 EVENT_WINDOW: Final = 1024
@@ -45,6 +47,12 @@ QUEUE_LIMIT: Final = 65536
 
 MESSAGES_PER_TURN: Final = 64
 """Frames taken from consumers in one turn."""
+
+TOGETHER_BYTES: Final = 256 * 1024
+"""Frames of a turn that are larger together leave in several messages."""
+
+PACE: Final = 0.005
+"""Seconds between two messages to a consumer that runs handlers."""
 
 REPAIR_PERIOD: Final = 0.05
 """Seconds between two tries to reach a broken consumer."""
@@ -68,6 +76,12 @@ class _Consumer:
     """Frames behind the snapshot."""
     answers: deque[frames.Answered] = field(default_factory=deque)
     """Answers that could not be sent while it was broken."""
+    rows: list[object] = field(default_factory=list)
+    """What leaves at the end of the turn, before the events."""
+    next_at: float = 0.0
+    """Before that nothing is sent to one without members: it can wait, and a message costs more than an event."""
+    replies: list[object] = field(default_factory=list)
+    """The same, behind the events: answers, and news of queries."""
 
 
 class Hub:
@@ -95,12 +109,15 @@ class Hub:
         self._consumers = {name: _Consumer(name, acknowledged=acknowledged(name)) for name in CONSUMERS}
         self._state: frames.DetectorState | None = None
         """The latest figures: every consumer with the member table gets them after it."""
+        self._pumping = False
+        self._later: Timer | None = None
         self.breaks = 0
         """How often a consumer was marked broken."""
         self._socket = make_socket(child.context, zmq.ROUTER, hwm=CHANNEL_HWM)
         self._socket.bind(child.endpoints.consumers(child.generation))
         child.loop.add_socket(self._socket, self._receive)
         child.loop.call_every(REPAIR_PERIOD, self._repair)
+        child.loop.before_wait.append(self.flush)
 
     def row_changed(self, member: Member) -> None:
         """A row of the member table is new or changed."""
@@ -133,28 +150,73 @@ class Hub:
         if consumer.generation and consumer.generation != generation:
             return
         if not consumer.live:
-            if len(consumer.answers) < ANSWER_LIMIT:
-                consumer.answers.append(answer)
-        elif not self._in_order(consumer, answer) and len(consumer.answers) < ANSWER_LIMIT:
-            consumer.answers.append(answer)
+            self._keep(consumer, [answer])
+        elif consumer.snapshot is None:
+            consumer.replies.append(answer)
+        else:
+            self._behind_snapshot(consumer, answer)
 
     def news(self, name: str, generation: int, news: frames.QueryNews) -> None:
         """Tell a consumer of its query, in order with its answers; one that cannot be reached may miss it."""
         consumer = self._consumers.get(name)
         if consumer is not None and consumer.live and consumer.generation == generation:
-            self._in_order(consumer, news)
+            if consumer.snapshot is None:
+                consumer.replies.append(news)
+            else:
+                self._behind_snapshot(consumer, news)
 
     def pump(self) -> None:
-        """Send events that wait in the outbox, as far as windows allow."""
+        """At the end of the turn, look for events in the outbox."""
+        self._pumping = True
+
+    def flush(self) -> None:
+        """Send what the turn brought, and events as far as windows allow."""
+        pumping, self._pumping = self._pumping, False
+        now = self._child.loop.clock()
         for consumer in self._consumers.values():
-            while consumer.live and consumer.snapshot is None:
-                room = EVENT_WINDOW - (consumer.sent - consumer.acknowledged)
-                batch = list(islice(self._outbox(consumer.sent), min(room, EVENTS_PER_FRAME))) if room > 0 else []
-                if not batch or not self._send(
-                    consumer, frames.Events([plain.event_to_plain(event) for event in batch])
-                ):
-                    break
-                consumer.sent = batch[-1].sequence
+            if consumer.live and consumer.snapshot is None and (pumping or consumer.rows or consumer.replies):
+                if not consumer.members and now < consumer.next_at:
+                    if self._later is None:
+                        self._later = self._child.loop.call_at(consumer.next_at, self._pump_again)
+                    continue
+                consumer.next_at = now + PACE
+                events = list(self._events(consumer))
+                rows, consumer.rows = consumer.rows, []
+                replies, consumer.replies = consumer.replies, []
+                self._send_together(consumer, [*rows, *events, *replies])
+
+    def _pump_again(self) -> None:
+        self._later = None
+        self.pump()
+
+    def _events(self, consumer: _Consumer) -> Iterator[frames.Events]:
+        room = EVENT_WINDOW - (consumer.sent - consumer.acknowledged)
+        while room > 0:
+            batch = list(islice(self._outbox(consumer.sent), min(room, EVENTS_PER_FRAME)))
+            if not batch:
+                return
+            consumer.sent = batch[-1].sequence
+            room -= len(batch)
+            yield frames.Events([plain.event_to_plain(event) for event in batch])
+
+    def _send_together(self, consumer: _Consumer, turn: list[object]) -> None:
+        """Send frames, several in a message. What is not sent is dropped, but for answers: the consumer is broken."""
+        start = size = 0
+        encoded: list[bytes] = []
+        for place, frame in enumerate(turn):
+            encoded.append(frames.encode(frame))
+            size += len(encoded[-1])
+            if size >= TOGETHER_BYTES or place == len(turn) - 1:
+                body = encoded[0] if len(encoded) == 1 else frames.encode(frames.Together(encoded))
+                if not self._send_body(consumer, body):
+                    self._keep(consumer, turn[start:])
+                    return
+                start, size, encoded = place + 1, 0, []
+
+    def _keep(self, consumer: _Consumer, unsent: list[object]) -> None:
+        for frame in unsent:
+            if isinstance(frame, frames.Answered) and len(consumer.answers) < ANSWER_LIMIT:
+                consumer.answers.append(frame)
 
     def go_on(self) -> bool:
         """Send one slice of each snapshot that is under way. True while some is left."""
@@ -170,19 +232,21 @@ class Hub:
     def _to_replicas(self, frame: object) -> None:
         for consumer in self._consumers.values():
             if consumer.members and consumer.live:
-                self._in_order(consumer, frame)
+                if consumer.snapshot is None:
+                    consumer.rows.append(frame)
+                else:
+                    self._behind_snapshot(consumer, frame)
 
-    def _in_order(self, consumer: _Consumer, frame: object) -> bool:
-        """Send a frame, or put it behind the snapshot that is under way."""
-        if consumer.snapshot is None:
-            return self._send(consumer, frame)
+    def _behind_snapshot(self, consumer: _Consumer, frame: object) -> None:
         consumer.queue.append(frame)
         if len(consumer.queue) > QUEUE_LIMIT:
             self._break(consumer)
-        return True
 
     def _send(self, consumer: _Consumer, frame: object) -> bool:
-        message = frames.seal(frames.encode(frame), self._child.generation, consumer.generation)
+        return self._send_body(consumer, frames.encode(frame))
+
+    def _send_body(self, consumer: _Consumer, body: bytes) -> bool:
+        message = frames.seal(body, self._child.generation, consumer.generation)
         try:
             self._socket.send_multipart((consumer.name.encode(), message), zmq.NOBLOCK)
         except zmq.ZMQError:  # full (EAGAIN) or gone (EHOSTUNREACH)
@@ -194,10 +258,9 @@ class Hub:
         self.breaks += 1
         consumer.live = False
         consumer.snapshot = None
-        for frame in consumer.queue:
-            if isinstance(frame, frames.Answered) and len(consumer.answers) < ANSWER_LIMIT:
-                consumer.answers.append(frame)
-        consumer.queue.clear()
+        self._keep(consumer, [*consumer.replies, *consumer.queue])
+        for held in (consumer.rows, consumer.replies, consumer.queue):
+            held.clear()
 
     def _repair(self) -> None:
         """Try consumers that were marked broken; one that is really gone subscribes again by itself."""
@@ -214,7 +277,10 @@ class Hub:
             consumer.snapshot = _numbered(slices)
             self._slice(consumer)
             if self._state is not None and consumer.live:
-                self._in_order(consumer, self._state)
+                if consumer.snapshot is None:
+                    self._send(consumer, self._state)
+                else:
+                    self._behind_snapshot(consumer, self._state)
         elif self._send(consumer, frames.Events([])):
             self._flush_answers(consumer)
         self.pump()
@@ -255,6 +321,10 @@ class Hub:
             case frames.Subscribe(members, after):
                 if generation != consumer.generation:
                     consumer.answers.clear()
+                    consumer.replies.clear()
+                self._keep(consumer, consumer.replies)
+                consumer.rows.clear()
+                consumer.replies.clear()
                 consumer.generation = generation
                 consumer.members = members
                 consumer.snapshot = None
@@ -268,6 +338,9 @@ class Hub:
                     consumer.acknowledged = sequence
                     self._on_acknowledge(consumer.name, sequence)
                     self.pump()
+            case frames.Together(bodies):
+                for body in bodies:
+                    self._handle(consumer, generation, frames.decode(body))
             case frames.Ask() if generation == consumer.generation:
                 self._on_ask(consumer.name, generation, frame)
 

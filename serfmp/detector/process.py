@@ -134,6 +134,8 @@ class Detector:
         self._packets.bind(child.endpoints.packets(child.generation))
         self._network = make_socket(child.context, zmq.PUSH, hwm=PACKET_HWM)
         self._network.bind(child.endpoints.network(child.generation))
+        self._loop.before_wait.append(self._flush)
+        # Behind that, because it sends what that brings.
         self._hub = Hub(
             child, self._core.acknowledged, self._core.outbox, self._core.members, self._on_ask, self._core.acknowledge
         )
@@ -141,7 +143,6 @@ class Detector:
         self._loop.add_socket(self._network, None)
         self._loop.after_input = self._after_input
         self._loop.next_deadline = self._next_deadline
-        self._loop.before_wait.append(self._flush)
         self._loop.call_every(STATE_PERIOD, self._tell_state)
         self._loop.call_every(LOG_PERIOD, self._tell_bad_messages)
         child.on_generation.append(self._on_generation)

@@ -237,7 +237,7 @@ def test_requests_before_a_broken_one_are_carried_out_and_answered(stage: RpcSta
     stage.until(lambda: stage.state.asked, "the event is asked for")
     stage.answer()
     assert client.wait_closed() == [header(1)]
-    assert any("failed to decode request header" in line for line in stage.log)
+    stage.until(lambda: any("failed to decode request header" in line for line in stage.log), "it is told")
 
 
 def test_a_client_that_ends_in_the_middle_of_a_request_is_logged_and_others_go_on(stage: RpcStage) -> None:

@@ -4,7 +4,8 @@ Rules:
 
 * The ring holds one slot per Lamport time of the window, each with the events of that time. An event is known by
   Lamport time, name and payload: it is delivered once, however often it comes.
-* The window is as long as the ring; older events, and those below the minimum, are dropped. Witnessing comes before
+* The window is as long as the ring, which is longer than Serf's: who is late for a moment loses nothing. A push/pull
+  carries as much as Serf's. Older events, and those below the minimum, are dropped. Witnessing comes before
   every drop rule.
 * An event that comes by gossip is passed on byte for byte; one that a push/pull replays is not passed on.
 * What is sent is checked before any state changes.
@@ -156,8 +157,13 @@ class UserEvents:
             self._context.effects.append(Record((RecordKind.EVENT_MINIMUM.value, ltime)))
 
     def slots(self) -> tuple[EventSlot, ...]:
-        """The ring for a push/pull, without its empty slots."""
-        return tuple(EventSlot(slot.ltime, tuple(slot.events)) for slot in self._ring if slot is not None)
+        """The latest part of the ring for a push/pull, without empty slots."""
+        oldest = self.clock.time - self._context.config.event_replay
+        return tuple(
+            EventSlot(slot.ltime, tuple(slot.events))
+            for slot in self._ring
+            if slot is not None and slot.ltime >= oldest
+        )
 
     def saved(self) -> Iterator[SavedUserEvent]:
         """All events of the ring."""

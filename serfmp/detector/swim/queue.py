@@ -4,6 +4,8 @@ Rules:
 
 * Items are ordered by transmissions ascending, length descending, age ascending (the newest first). A draw goes through
   the tiers of equal transmissions and takes in each the largest item that still fits, again and again.
+* A draw of what was never transmitted takes the oldest first: what waited for a moment must not come behind what is so
+  much newer that receivers hold it for old (spec serf.md 8).
 * An item that reached the retransmit limit leaves the queue; so does a named item when another of its name comes, and
   the last in order when the queue is full. Leaving calls `finished`, if given.
 * What a draw took counts its transmissions and stays aside until `settle`, so that the packets to one target never hold
@@ -84,7 +86,18 @@ class _Tier:
 class TransmitQueue:
     """See the module. `population` gives the nodes for the retransmit limit; `depth_limit` bounds the items."""
 
-    __slots__ = ("_aside", "_mult", "_named", "_number", "_population", "_tiers", "depth_limit", "name", "size")
+    __slots__ = (
+        "_aside",
+        "_fresh",
+        "_mult",
+        "_named",
+        "_number",
+        "_population",
+        "_tiers",
+        "depth_limit",
+        "name",
+        "size",
+    )
 
     def __init__(self, name: str, mult: int, population: Callable[[], int], depth_limit: int = NO_LIMIT) -> None:
         self.name = name
@@ -96,6 +109,8 @@ class TransmitQueue:
         self._number = 0
         self._tiers: list[_Tier] = [_Tier()]
         self._named: dict[str, _Item] = {}
+        self._fresh: dict[int, _Item] = {}
+        """What was never transmitted, the oldest first."""
         self._aside: list[_Item] = []
 
     @property
@@ -110,7 +125,7 @@ class TransmitQueue:
     @property
     def has_fresh(self) -> bool:
         """Whether an item was never transmitted."""
-        return bool(self._tiers[0].lengths)
+        return bool(self._fresh)
 
     def push(self, message: bytes, name: str | None = None, finished: Callable[[], None] | None = None) -> int:
         """Add an item; a named one replaces that of its name. Returns how many items the bound pushed out."""
@@ -121,6 +136,7 @@ class TransmitQueue:
         if name is not None:
             self._named[name] = item
         self._tiers[0].add(item)
+        self._fresh[self._number] = item
         self.size += 1
         return self.prune(self.depth_limit) if self.size > self.depth_limit else 0
 
@@ -130,7 +146,7 @@ class TransmitQueue:
         if item is not None:
             self.settle()
             if self._named.get(name) is item:
-                self._tiers[item.transmits].remove(item)
+                self._remove(item)
                 self._finish(item)
 
     def draw(self, parts: list[bytes], overhead: int, limit: int, copies: int = 1, fresh_only: bool = False) -> int:
@@ -141,6 +157,8 @@ class TransmitQueue:
         """
         used = 0
         aside = self._aside
+        if fresh_only:
+            return self._draw_fresh(parts, overhead, limit, copies)
         for transmits, tier in enumerate(self._tiers):
             lengths, by_length = tier.lengths, tier.by_length
             while lengths:
@@ -152,13 +170,35 @@ class TransmitQueue:
                 item = items.pop()
                 if not items:
                     del by_length[length], lengths[place - 1]
+                if not transmits:
+                    del self._fresh[item.number]
                 parts.append(item.message)
                 used += overhead + length
                 item.transmits = transmits + copies
                 aside.append(item)
-            if fresh_only or limit - used <= overhead:
+            if limit - used <= overhead:
                 break
         return used
+
+    def _draw_fresh(self, parts: list[bytes], overhead: int, limit: int, copies: int) -> int:
+        used = 0
+        while self._fresh:
+            item = next(iter(self._fresh.values()))
+            size = overhead + len(item.message)
+            if size > limit - used:
+                break
+            self._remove(item)
+            parts.append(item.message)
+            used += size
+            item.transmits = copies
+            self._aside.append(item)
+        return used
+
+    def _remove(self, item: _Item) -> None:
+        """Take an item out of its tier."""
+        self._tiers[item.transmits].remove(item)
+        if not item.transmits:
+            del self._fresh[item.number]
 
     def settle(self) -> None:
         """Put what draws set aside back into the order; what reached the limit leaves."""
@@ -174,6 +214,8 @@ class TransmitQueue:
             while len(tiers) <= item.transmits:
                 tiers.append(_Tier())
             tiers[item.transmits].add(item)
+            if not item.transmits:  # copies that do not count
+                self._fresh[item.number] = item
 
     def prune(self, keep: int) -> int:
         """Finish the last in order until at most `keep` are left; returns how many."""
@@ -181,7 +223,9 @@ class TransmitQueue:
         dropped = 0
         for tier in reversed(self._tiers):
             while self.size > keep and tier.lengths:
-                self._finish(tier.pop_last())
+                item = tier.pop_last()
+                self._fresh.pop(item.number, None)
+                self._finish(item)
                 dropped += 1
         return dropped
 

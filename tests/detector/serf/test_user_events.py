@@ -82,7 +82,7 @@ def test_a_received_event_is_passed_on_byte_for_byte() -> None:
 
 
 def test_the_window_has_the_golden_values() -> None:
-    rig = Rig()
+    rig = Rig(event_buffer=512)
     rig.core._serf.events.clock.time = 512
     receive(rig, 0)
     assert [ltime for ltime, *_ in got(rig)] == [0]
@@ -90,12 +90,24 @@ def test_the_window_has_the_golden_values() -> None:
     receive(rig, 0, "another")
     receive(rig, 1)
     assert [ltime for ltime, *_ in got(rig)] == [1]
-    rig = Rig()
+    rig = Rig(event_buffer=512)
     receive(rig, 1000)
     receive(rig, 489)
     receive(rig, 488)
     assert [ltime for ltime, *_ in got(rig)] == [1000, 489]
     assert rig.core.stats()["event_time"] == "1001"
+
+
+def test_by_default_an_event_may_be_later_than_with_serf_and_a_push_pull_carries_as_much() -> None:
+    rig = Rig()
+    receive(rig, 5000)
+    receive(rig, 5001 - 4096)
+    receive(rig, 5000 - 4096)
+    for ltime in range(4400, 5000):
+        receive(rig, ltime)
+    assert [ltime for ltime, *_ in got(rig)][:3] == [5000, 905, 4400]
+    slots = [slot.ltime for slot in rig.core._serf.events.slots()]
+    assert sorted(slots) == list(range(5001 - 512, 5001))
 
 
 def test_an_event_is_known_by_time_name_and_payload() -> None:

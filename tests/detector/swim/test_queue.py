@@ -52,8 +52,9 @@ class Model:
 
     def draw(self, overhead: int, limit: int, fresh_only: bool) -> list[bytes]:
         used, taken = 0, []
-        for item in self.order():
-            if fresh_only and item.transmits:
+        order = [item for item in self.items if not item.transmits] if fresh_only else self.order()
+        for item in order:
+            if fresh_only and len(item.message) > limit - used - overhead:
                 break
             if len(item.message) <= limit - used - overhead:
                 used += overhead + len(item.message)
