@@ -67,7 +67,7 @@ class StreamAnswered:
 
 @dataclass(frozen=True, slots=True)
 class NameResolved:
-    """The addresses of a host name, as text; empty with an error text."""
+    """The addresses of a host name, as text, those of service records with their ports; empty with an error text."""
 
     token: int
     addresses: list[str]

@@ -25,9 +25,11 @@ from serfmp.agent.tags_file import read_tags_file
 from serfmp.cli.flags import parse_tag
 from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
 from serfmp.detector.config import NAME_RULE, SERF_PROTOCOL_MAX, SERF_PROTOCOL_MIN, is_valid_name
+from serfmp.detector.swim.join import SRV
 from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
+from serfmp.io.resolver import require_dns
 from serfmp.wire.crypto import Keyring
 from serfmp.wire.host_port import join_host_port
 from serfmp.wire.packet import PacketFormat
@@ -281,7 +283,9 @@ def with_files(config: AgentConfig) -> AgentConfig:
 
 
 def check(config: AgentConfig) -> None:
-    """Refuse what could not be gossiped. Raises `UserError`."""
+    """Refuse what could not be gossiped, or joined. Raises `UserError`."""
+    if any(address.startswith(SRV) for address in (*config.start_join, *config.retry_join)):
+        require_dns()
     if not SERF_PROTOCOL_MIN <= config.protocol <= SERF_PROTOCOL_MAX:
         side = "low" if config.protocol < SERF_PROTOCOL_MIN else "high"
         allowed = f"[{SERF_PROTOCOL_MIN}, {SERF_PROTOCOL_MAX}]"

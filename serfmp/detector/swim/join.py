@@ -4,6 +4,8 @@ Rules:
 
 * An address text is `[name/]host[:port]`; brackets around an IPv6 address that has a port. Without a port the own port
   counts.
+* `srv:NAME[@SERVER[:PORT]]` are the hosts and ports of DNS service records, asked anew for each join; of SERVER, if one
+  is named. An extension of ours.
 * The addresses of a join are tried one after another, and every address that a name resolves to; joins wait for each
   other.
 * A join succeeded if one address answered; else its error lists what went wrong, in the form that Serf's users know.
@@ -24,6 +26,9 @@ from serfmp.wire.address import from_text, to_text
 
 PORT_LIMIT: Final = 1 << 16
 
+SRV: Final = "srv:"
+"""Begins an address text that means service records."""
+
 Joined = Callable[[int, str], None]
 """Told how a join ended: how many addresses answered, and the error text if none did."""
 
@@ -40,7 +45,14 @@ class JoinAddress:
 
 
 def parse_join_address(text: str, default_port: int) -> JoinAddress:
-    """Parse `[name/]host[:port]`. Raises `UserError` with what Serf writes behind the address in its log line."""
+    """Parse `[name/]host[:port]`, or `srv:NAME…`, whose host is the whole text.
+
+    Raises `UserError` with what Serf writes behind the address in its log line.
+    """
+    if text.startswith(SRV):
+        if text.removeprefix(SRV).partition("@")[0] == "":
+            raise UserError("no name of service records behind 'srv:'")
+        return JoinAddress(text, "", text, default_port, literal=False)
     name, slash, rest = text.partition("/")
     if not slash:
         name, rest = "", text
@@ -147,7 +159,11 @@ class Joiner:
             return
         if error or not addresses:
             self._unresolved(job, address.text, error or "no address")
-        job.endpoints.extend((host, address.port) for host in addresses)
+        if address.host.startswith(SRV):
+            found = [parse_join_address(text, address.port) for text in addresses]
+            job.endpoints.extend((each.host, each.port) for each in found)
+        else:
+            job.endpoints.extend((host, address.port) for host in addresses)
         self._step(job)
 
     def _unresolved(self, job: _Job, text: str, error: str) -> None:

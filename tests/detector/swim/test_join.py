@@ -26,6 +26,7 @@ REFUSED = "dial tcp 127.0.0.1:21999: connect: connection refused"
         ("[::1]", ("", "::1", 7946, True)),
         ("[::1]:5", ("", "::1", 5, True)),
         ("host", ("", "host", 7946, False)),
+        ("srv:_serf._tcp.x@[::1]:5", ("", "srv:_serf._tcp.x@[::1]:5", 7946, False)),
         ("host.example:5", ("", "host.example", 5, False)),
     ],
 )
@@ -38,6 +39,7 @@ def test_address_texts(text: str, expected: tuple[str, str, int, bool]) -> None:
     ("text", "error"),
     [
         ("/127.0.0.1", "empty node name provided"),
+        ("srv:@127.0.0.1", "no name of service records behind 'srv:'"),
         ("127.0.0.1:notaport", 'strconv.ParseUint: parsing "notaport": invalid syntax'),
         ("127.0.0.1:65536", 'strconv.ParseUint: parsing "65536": value out of range'),
         ("127.0.0.1:", 'strconv.ParseUint: parsing "": invalid syntax'),
