@@ -29,8 +29,8 @@ def ask(path: Path, page: str) -> tuple[int, str]:
 def test_an_agent_serves_its_metrics_and_dumps_them_on_a_signal(launch: Launcher) -> None:
     with tempfile.TemporaryDirectory(prefix="s") as name:
         path = Path(name) / "metrics"
-        one = launch.serfmp("one", handlers=["user=true"], extra=[f"-metrics-addr=unix:{path}"])
-        two = launch.serfmp("two", join=[one])
+        two = launch.serfmp("two")
+        one = launch.serfmp("one", join=[two], handlers=["user=true"], extra=[f"-metrics-addr=unix:{path}"])
         one.event("deploy")
         wanted = (
             'serfmp_members{status="alive"} 2',
