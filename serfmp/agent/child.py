@@ -174,7 +174,7 @@ class Child:
                 prepare()
         report = self.reporter.take(now)
         if report is not None and not self.tell(report):
-            self.metrics.counters["serfmp.watching.reports_lost"] += 1
+            self.reporter.not_told(report)
 
     def _on_control(self, frame: Any) -> None:
         match frame:

@@ -1,12 +1,13 @@
 """The supervisor's part in watching the agent: the table of processes, their starts and ends, and others' reports.
 
-Rules: everything here goes to the rpc process, which owns the public bus, and only if it serves and reads: what it
-cannot take at once is lost, except starts and ends, which wait within the bounds of `serfmp.bus.reports`.
+Rules: everything here goes to the rpc process, which owns the public bus, and only if it serves and reads. What it
+cannot take at once waits within bounds, then the oldest is lost and counted; tables are told only while they are fresh.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.process import Process, ProcessState
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 SELF: Final = "agent"
 """The supervisor's name where processes are named."""
 
+WAITING_LIMIT: Final = 64
+"""Reports that wait for the rpc process; the oldest is lost, counted."""
+
 TABLE_PERIOD: Final = 1.0
 """Seconds between two tables of processes."""
 
@@ -31,6 +35,8 @@ class Watching:
         self._loop = loop
         self._processes = processes
         self._reporter = Reporter(SELF)
+        self._waiting: deque[frames.Report] = deque(maxlen=WAITING_LIMIT)
+        """Reports of others that rpc has not taken."""
         self._errors = Terminal(loop, descriptor=2)
         self._started_at = loop.clock()
         self._lateness = 0.0
@@ -70,9 +76,15 @@ class Watching:
 
     def forward(self, report: frames.Report) -> None:
         """Another process' report."""
-        rpc = self._rpc()
-        if rpc is None or not rpc.offer(report):
+        if len(self._waiting) == WAITING_LIMIT:
             self._reporter.metrics.counters["serfmp.watching.reports_lost"] += 1
+        self._waiting.append(report)
+        self._forward()
+
+    def _forward(self) -> None:
+        rpc = self._rpc()
+        while self._waiting and rpc is not None and rpc.offer(self._waiting[0]):
+            self._waiting.popleft()
 
     def _rpc(self) -> Process | None:
         for process in self._processes:
@@ -91,9 +103,10 @@ class Watching:
         if self._reporter.metrics_due(now):
             self._reporter.metrics.gauge("serfmp.loop.late_ms.agent", round(self._lateness * 1000, 1))
             self._lateness = 0.0
+        self._forward()
         report = self._reporter.take(now)
-        if report is not None:
-            rpc.offer(report)
+        if report is not None and not rpc.offer(report):
+            self._reporter.not_told(report)
 
     def _tell_table(self) -> None:
         rpc = self._rpc()

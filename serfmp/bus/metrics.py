@@ -126,3 +126,11 @@ class Metrics:
         self._told_counters = self.counters.copy()
         self._samples = {}
         return counters, dict(self._gauges), samples
+
+    def give_back(self, counters: dict[str, int], samples: dict[str, list[Any]]) -> None:
+        """What `take` gave was not told: it comes with the next call."""
+        self._told_counters.subtract(counters)
+        for name, plain in samples.items():
+            found = self._samples.setdefault(name, Sample())
+            found.merge(plain)
+            found.values = (plain[6] + found.values)[:VALUES]

@@ -5,7 +5,8 @@ Rules:
 * A process reports at most once in `REPORT_PERIOD`, whatever happens; without happenings only its metrics, once in
   `METRICS_PERIOD`.
 * Happenings between two reports are bounded; the newest beyond the bound are counted and lost. Nothing that decides or
-  acts depends on a report: one that cannot be sent at once is dropped and counted.
+  acts depends on a report. Of one that cannot be sent at once the metrics come with the next one; its happenings are
+  dropped and counted.
 * A happening is a topic of the public bus, a wall time in seconds, a Lamport time or None, and a map.
 """
 
@@ -65,3 +66,11 @@ class Reporter:
         if not (counters or gauges or samples or happenings):
             return None
         return frames.Report(self.name, counters, gauges, samples, happenings, missed)
+
+    def not_told(self, report: frames.Report) -> None:
+        """A report could not be sent."""
+        self.metrics.give_back(report.counters, report.samples)
+        lost = len(report.happenings) + report.missed
+        if lost:
+            self._missed += lost
+            self.metrics.counters["serfmp.watching.happenings_lost"] += len(report.happenings)

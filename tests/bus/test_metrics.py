@@ -78,6 +78,24 @@ def test_happenings_between_two_reports_are_bounded_and_the_rest_is_counted() ->
     assert (report.counters, report.gauges, report.missed) == ({}, {}, 0)
 
 
+def test_what_could_not_be_told_comes_with_the_next_report_but_for_the_happenings() -> None:
+    reporter = Reporter("x")
+    reporter.metrics.count("a", 2)
+    reporter.metrics.sample("s", 1)
+    reporter.happened("probe.acked", {})
+    first = reporter.take(METRICS_PERIOD)
+    assert first is not None
+    reporter.not_told(first)
+    reporter.metrics.count("a", 1)
+    reporter.metrics.sample("s", 2)
+    second = reporter.take(2 * METRICS_PERIOD)
+    assert second is not None
+    assert second.counters == {"a": 3, "serfmp.watching.happenings_lost": 1}
+    assert (second.samples["s"][:2], second.samples["s"][6]) == ([2, 3.0], [1, 2])
+    assert (second.happenings, second.missed) == ([], 1)
+    assert reporter.take(3 * METRICS_PERIOD) is None
+
+
 def test_the_documentation_names_every_counter() -> None:
     told = set(re.findall(r"`(\.?[a-z_]+[\w.-]*)`", (ROOT / "docs/metrics.md").read_text()))
     known = {name for name in told if "." in name}
