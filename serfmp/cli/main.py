@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "reload": "Makes the agent read its flags and files again",
     "rtt": "Estimates the round trip between two nodes",
     "tags": "Changes the tags of the agent's node",
+    "top": "Shows what an agent does, live",
     "version": "Prints the version",
     "why": "Tells why a node is held for what it is: the evidence",
 }
