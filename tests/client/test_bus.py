@@ -56,7 +56,7 @@ def topics(items: list[BusMessage | Gap]) -> list[str]:
 
 
 def test_a_table_follows_members_events_probes_handlers_and_restarts(launch: Launcher) -> None:
-    one = launch.serfmp("one", handlers=["user:deploy=exit 3"])
+    one = launch.serfmp("one", handlers=["user:deploy=exit 3"], extra=["-disable-coalescing"])
     with BusMonitor(*addresses(one)) as monitor:
         assert list(monitor.members) == ["one"]
         two = launch.serfmp("two", join=[one], tags={"role": "web"})
@@ -90,9 +90,9 @@ def test_a_table_follows_members_events_probes_handlers_and_restarts(launch: Lau
         assert set(monitor.members) == {"one", "two"}
 
         two.kill()
-        seen = until(monitor, lambda item: getattr(item, "topic", "") == "member.failed", "two has failed")
+        seen = until(monitor, lambda item: getattr(item, "topic", "") == "suspicion.dead", "two has failed")
         told = topics(seen)
-        assert {"suspicion.suspected", "probe.failed", "suspicion.dead"} <= set(told)
+        assert {"suspicion.suspected", "probe.failed", "member.failed"} <= set(told)
         until(monitor, lambda _: monitor.members["two"]["status"] == "failed", "the table says so")
         assert "invocations" in monitor.queues
 
