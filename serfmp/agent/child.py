@@ -284,7 +284,7 @@ def _prepare_signals(*, has_scripts: bool) -> None:
         signal.signal(number, _nothing)
         signal.siginterrupt(number, False)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    faulthandler.enable()
+    faulthandler.enable(2)
     parent = os.getppid()
     if has_scripts:
         _end_after(parent)

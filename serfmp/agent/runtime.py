@@ -132,12 +132,16 @@ def _give_to_group(path: Path, group: str) -> None:
 def lock_snapshot(path: str) -> IO[str]:
     """Make sure that a snapshot can be written, and by this agent alone. Raises `UserError`.
 
-    The lock is on a file beside it, because the snapshot itself is replaced; it ends with the supervisor.
+    The lock is on a file beside it, because the snapshot itself is replaced; it ends with the supervisor. For the same
+    reason a device or a pipe is none.
     """
+    place = Path(path).resolve()
     prefix = "Failed to start the Serf agent: Error creating Serf: Failed to setup snapshot"
+    if place.exists() and not place.is_file() and not place.is_dir():
+        raise UserError(f"{prefix}: {path} is not a file; name one that may be replaced")
     try:
-        with Path(path).open("ab"):
-            lock = Path(f"{path}.lock").open("a+")  # noqa: SIM115  held as long as the agent lives
+        with place.open("ab"):
+            lock = Path(f"{place}.lock").open("a+")  # noqa: SIM115  held as long as the agent lives
     except OSError as error:
         raise UserError(f"{prefix}: open {path}: {(error.strerror or str(error)).lower()}") from None
     try:

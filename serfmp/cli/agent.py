@@ -6,6 +6,7 @@ exit code 1 (spec agent.md 1.2, 1.5, 1.6, 2.1). Words behind the flags are ignor
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_RPC_ADDRESS
@@ -190,8 +191,18 @@ COMMAND: Final = GoCommand(
 )
 
 
+def _open_standard() -> None:
+    """Let nothing else become descriptor 0, 1 or 2 where the caller has closed them: scripts and log write there."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Run the agent. Returns its exit code."""
+    _open_standard()
     source = AgentSource(values)
     if values["check"]:
         return _check(source, values["format"])

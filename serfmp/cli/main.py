@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         code = _dispatch(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # started with descriptor 1 closed
+            sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more at its end; there is nobody left to read.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

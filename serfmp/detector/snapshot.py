@@ -54,7 +54,7 @@ LARGEST: Final = 256 * 1024 * 1024
 
 def load(path: str, rejoin: bool) -> tuple[SnapshotState, list[str]]:
     """What a file adds up to, and warnings; nothing if there is none. Raises OSError."""
-    return replay(_read(path)[0], rejoin)
+    return replay(_read(os.path.realpath(path))[0], rejoin)
 
 
 def _read(path: str) -> tuple[list[str], int]:
@@ -74,10 +74,11 @@ class SnapshotFile:
     """The open file, used from one thread. Every call may raise OSError. `found` is what it adds up to at first."""
 
     def __init__(self, path: str, rejoin: bool = False) -> None:
-        self._path = path
-        lines, size = _read(path)
+        # A link stays one: the file that it names is replaced.
+        self._path = os.path.realpath(path)
+        lines, size = _read(self._path)
         self.found = replay(lines, rejoin)[0]
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, MODE)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, MODE)
         try:
             if os.fstat(self._descriptor).st_size > size:
                 os.ftruncate(self._descriptor, size)

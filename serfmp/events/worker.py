@@ -76,7 +76,7 @@ class _ShortageError(Exception):
 class Worker:
     """See the module."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, claims: Claims) -> None:
         self._child = child
         self._loop = child.loop
         self._environment = AgentEnvironment(os.environb)
@@ -90,7 +90,7 @@ class Worker:
         self._shortage = 0.0
         """Seconds that the last start waited for a shortage to end; 0.0: there is none."""
         self._stopping = False
-        self._claims = Claims(child.directory, child.name, child.generation)
+        self._claims = claims
         become_subreaper()
         child.on_stop = self._on_stop
         self._loop.call_every(REAP_PERIOD, self._reap)
@@ -268,6 +268,22 @@ def _shown(command: str | list[str]) -> str:
 
 def main(child: Child) -> None:
     """Be a worker process."""
-    Worker(child)
-    child.ready()
+    told = False
+
+    def begin() -> None:
+        nonlocal told
+        try:
+            claims = Claims(child.directory, child.name, child.generation)
+        except OSError as error:
+            if not told:
+                told = True
+                reason = (error.strerror or str(error)).lower()
+                text = f"{child.name} runs no script until it can write to '{child.directory}': {reason}"
+                child.log("ERR", "agent", text)
+            child.loop.call_later(RETRY_MAX, begin)
+            return
+        Worker(child, claims)
+        child.ready()
+
+    begin()
     child.loop.run()
