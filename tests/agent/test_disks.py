@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,16 +45,17 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
+def disk() -> Iterator[Disk]:
     """A file system of 256 KiB; only root may make one."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    place = Path(tempfile.mkdtemp(prefix="s"))
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "serfmp-test", str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=False) if os.geteuid() == 0 else None
     if done is None or done.returncode:
+        place.rmdir()
         pytest.skip(f"a file system of its own needs root: {done.stderr.strip() if done else 'not root'}")
     yield Disk(place)
     subprocess.run(["umount", "-l", str(place)], check=True)
+    place.rmdir()
 
 
 def start(launch: Launcher, tmp_path: Path, *extra: str) -> Agent:
