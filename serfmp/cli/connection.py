@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.cli.flags import DURATION, flag
 from serfmp.client import Client, ClientError, DeadlineError
-from serfmp.client.sync import DEFAULT_ADDRESS
+from serfmp.client.calls import DEFAULT_ADDRESS
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 Imports `wire` and `errors` only, and starts fast: the command line depends on it.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from serfmp.client.errors import (
@@ -33,10 +34,14 @@ from serfmp.client.records import (
 from serfmp.client.sync import Client, Monitor, Query, Stream
 
 if TYPE_CHECKING:
+    from serfmp.client.aio import AsyncClient, AsyncQuery, AsyncRecords
     from serfmp.client.bus import BusMessage, BusMonitor, Gap
 
 __all__ = [
     "AgentError",
+    "AsyncClient",
+    "AsyncQuery",
+    "AsyncRecords",
     "BusMessage",
     "BusMonitor",
     "Client",
@@ -66,13 +71,14 @@ __all__ = [
     "UserEvent",
 ]
 
-_LAZY = frozenset({"BusMessage", "BusMonitor", "Gap"})
+_LAZY = {
+    **dict.fromkeys(("AsyncClient", "AsyncQuery", "AsyncRecords"), "aio"),
+    **dict.fromkeys(("BusMessage", "BusMonitor", "Gap"), "bus"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    """The monitor of the bus is imported when it is asked for: it needs ZeroMQ, which nothing else here does."""
+    """What needs asyncio or ZeroMQ is imported when it is asked for: the command line needs neither."""
     if name in _LAZY:
-        from serfmp.client import bus
-
-        return getattr(bus, name)
+        return getattr(importlib.import_module(f"serfmp.client.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,26 +11,24 @@ Rules:
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from serfmp.client.address import port_number, split_host_port
-from serfmp.client.errors import (
-    AgentError,
-    ClientError,
-    ConnectError,
-    ConnectionLostError,
-    DeadlineError,
-    JoinError,
-    KeysError,
-    ProtocolError,
+from serfmp.client import calls
+from serfmp.client.calls import (
+    CALL_LIMIT_S,
+    DEFAULT_ADDRESS,
+    DIAL_LIMIT_S,
+    QUEUE_LIMIT,
+    SLOW_CALL_LIMIT_S,
+    Call,
 )
-from serfmp.client.protocol import RPC_VERSION, Conversation, Record, Reply
+from serfmp.client.dial import dial
+from serfmp.client.errors import ClientError, ConnectionLostError, DeadlineError, ProtocolError
+from serfmp.client.protocol import Conversation, Record, Reply
 from serfmp.client.records import (
     Event,
     Handler,
@@ -41,37 +39,11 @@ from serfmp.client.records import (
     QueryEvent,
     ReloadResult,
     Setting,
-    field,
     to_answer,
-    to_bus,
-    to_coordinate,
     to_event,
-    to_handlers,
-    to_history,
-    to_key_result,
     to_log_line,
-    to_members,
-    to_reload_result,
-    to_settings,
-    to_stats,
 )
-from serfmp.errors import UserError
 from serfmp.wire.coordinate import Coordinate
-from serfmp.wire.host_port import join_host_port, unix_path
-
-DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
-
-DIAL_LIMIT_S: Final = 10.0
-"""For connecting, and for writing one request (spec agent.md 3.1)."""
-
-CALL_LIMIT_S: Final = 30.0
-"""Default deadline of a call."""
-
-SLOW_CALL_LIMIT_S: Final = 120.0
-"""Default deadline of `join` and `leave`, which wait for other nodes."""
-
-QUEUE_LIMIT: Final = 65536
-"""Records that wait in one stream."""
 
 _CHUNK: Final = 256 * 1024
 
@@ -203,11 +175,11 @@ class Client:
         self.arrived = 0
         """Records that have come."""
         self._lost: ClientError | None = None
-        self._socket = _dial(address)
+        self._socket = dial(address)
         try:
-            self._call("handshake", {"Version": RPC_VERSION}, limit_s)
+            self._do(calls.handshake())
             if auth:
-                self._call("auth", {"AuthKey": auth}, limit_s)
+                self._do(calls.auth(auth))
         except BaseException:
             self.close()
             raise
@@ -229,65 +201,60 @@ class Client:
 
     def members(self) -> tuple[Member, ...]:
         """All members that the agent knows."""
-        return to_members(self._call("members", None, self._limit_s).body)
+        return self._do(calls.members())
 
     def members_filtered(
         self, *, name: str = "", status: str = "", tags: Mapping[str, str] | None = None
     ) -> tuple[Member, ...]:
         """The members for which all expressions (RE2) match the whole value; empty ones are no filter."""
-        body = {"Name": name, "Status": status, "Tags": dict(tags or {})}
-        return to_members(self._call("members-filtered", body, self._limit_s).body)
+        return self._do(calls.members_filtered(name, status, tags))
 
     def join(self, addresses: Sequence[str], *, replay: bool = False, limit_s: float | None = SLOW_CALL_LIMIT_S) -> int:
         """Join the agents at these addresses; how many were reached. Raises `JoinError` if none was."""
-        reply = self._ask("join", {"Existing": list(addresses), "Replay": replay}, limit_s)
-        reached = field(reply.body, "Num", int) if reply.body is not None else 0
-        if reply.error:
-            raise JoinError(reply.error, reached)
-        return reached
+        return self._do_within(calls.join(addresses, replay=replay), limit_s)
 
     def event(self, name: str, payload: bytes = b"", *, coalesce: bool = True) -> None:
         """Send a user event to all nodes."""
-        self._call("event", {"Name": name, "Payload": payload, "Coalesce": coalesce}, self._limit_s)
+        self._do(calls.event(name, payload, coalesce=coalesce))
 
     def leave(self, *, limit_s: float | None = SLOW_CALL_LIMIT_S) -> None:
         """Make the agent leave the cluster; it then ends."""
-        self._call("leave", None, limit_s)
+        self._do_within(calls.leave(), limit_s)
 
     def force_leave(self, node: str, *, prune: bool = False) -> None:
         """Make the cluster take a node for one that left; with `prune` also forget it. An unknown one is no error."""
-        self._call("force-leave", {"Node": node, "Prune": prune}, self._limit_s)
+        self._do(calls.force_leave(node, prune=prune))
 
     def stats(self) -> dict[str, dict[str, str]]:
         """The agent's figures: sections of named texts."""
-        return to_stats(self._call("stats", None, self._limit_s).body)
+        return self._do(calls.stats())
 
     def handlers(self) -> tuple[Handler, ...]:
         """The agent's handlers, what they do, how their last runs ended. Real Serf agents have no such command."""
-        return to_handlers(self._call("handlers", None, self._limit_s).body)
+        return self._do(calls.handlers())
 
     def bus(self) -> tuple[str, str]:
         """ZeroMQ addresses of the agent's public monitor bus: events and snapshot. See `serfmp.client.BusMonitor`."""
-        return to_bus(self._call("bus", None, self._limit_s).body)
+        return self._do(calls.bus())
 
     def config(self) -> tuple[Setting, ...]:
         """The configuration that the agent runs with, secrets hidden. Real Serf agents have no such command."""
-        return to_settings(self._call("config", None, self._limit_s).body)
+        return self._do(calls.config())
 
     def reload(self) -> ReloadResult:
         """Make the agent read its flags and files again; how that ended. Real Serf agents have no such command."""
-        return to_reload_result(self._call("reload", None, self._limit_s).body)
+        return self._do(calls.reload())
 
     def why(self, node: str = "") -> History:
         """What spoke against a node or for it, by default the agent's own. Real Serf agents have no such command."""
-        return to_history(self._call("why", {"Node": node}, self._limit_s).body)
+        return self._do(calls.why(node))
 
     def stream(self, filters: str = "*") -> Stream:
         """Subscribe to events: `*`, `member-join`, `user`, `user:deploy`, joined by commas."""
-        sequence = self._send("stream", {"Type": filters})
+        call = calls.stream(filters)
         # There before the answer: the first record may be in the same packet.
-        stream = Stream(self, sequence, to_event)
-        self._subscribe(sequence, "stream", stream)
+        stream = Stream(self, sequence := self._send(call), to_event)
+        self._subscribe(sequence, call, stream)
         return stream
 
     def monitor(self, level: str = "INFO") -> Monitor:
@@ -295,9 +262,9 @@ class Client:
 
         A connection has one at most.
         """
-        sequence = self._send("monitor", {"LogLevel": level})
-        monitor = Monitor(self, sequence, to_log_line)
-        self._subscribe(sequence, "monitor", monitor)
+        call = calls.monitor(level)
+        monitor = Monitor(self, sequence := self._send(call), to_log_line)
+        self._subscribe(sequence, call, monitor)
         return monitor
 
     def either(self, stream: Stream, monitor: Monitor) -> Iterator[Event | str]:
@@ -328,57 +295,40 @@ class Client:
 
         `timeout_s` 0 is the agent's default. Each response comes once, and with `ack` each node's receipt, too.
         """
-        body = {
-            "FilterNodes": list(nodes),
-            "FilterTags": dict(tags or {}),
-            "Name": name,
-            "Payload": payload,
-            "RelayFactor": relay_factor,
-            "RequestAck": ack,
-            "Timeout": int(timeout_s * 1e9),
-        }
-        sequence = self._send("query", body)
-        query = Query(self, sequence, to_answer)
-        self._subscribe(sequence, "query", query)
+        call = calls.query(
+            name, payload, nodes=nodes, tags=tags, ack=ack, relay_factor=relay_factor, timeout_s=timeout_s
+        )
+        query = Query(self, sequence := self._send(call), to_answer)
+        self._subscribe(sequence, call, query)
         return query
 
     def tags(self, change: Mapping[str, str] | None = None, delete: Sequence[str] = ()) -> None:
         """Delete, then set, tags of the agent's node. Returns when the news has spread."""
-        self._call("tags", {"DeleteTags": list(delete), "Tags": dict(change or {})}, self._limit_s)
+        self._do(calls.tags(change, delete))
 
     def install_key(self, key: str) -> KeyResult:
         """Give a key (base64) to all nodes. Raises `KeysError` with the result if not all have taken it."""
-        return self._keys("install-key", {"Key": key})
+        return self._do(calls.keys("install-key", key))
 
     def use_key(self, key: str) -> KeyResult:
         """Let all nodes encrypt with an installed key."""
-        return self._keys("use-key", {"Key": key})
+        return self._do(calls.keys("use-key", key))
 
     def remove_key(self, key: str, *, force: bool = False) -> KeyResult:
         """Take a key from all nodes; refused while a living one may need it, unless `force`."""
-        return self._keys("remove-key", {"Force": True, "Key": key} if force else {"Key": key})
+        return self._do(calls.keys("remove-key", key, force=force))
 
     def list_keys(self) -> KeyResult:
         """The keys of all nodes."""
-        return self._keys("list-keys", None)
-
-    def _keys(self, command: str, body: Mapping[str, Any] | None) -> KeyResult:
-        reply = self._ask(command, body, self._limit_s)
-        if reply.error and reply.body is None:
-            raise AgentError(reply.error)
-        result = to_key_result(reply.body)
-        if reply.error:
-            raise KeysError(reply.error, result)
-        return result
+        return self._do(calls.keys("list-keys"))
 
     def coordinate(self, node: str) -> Coordinate | None:
         """Where a node stands in the space of round trips; None if the agent does not know."""
-        return to_coordinate(self._call("get-coordinate", {"Node": node}, self._limit_s).body)
+        return self._do(calls.coordinate(node))
 
     def respond(self, query: QueryEvent | int, payload: bytes) -> None:
         """Answer a query that came on a stream of this connection, by its event or its ID."""
-        number = query if isinstance(query, int) else query.id
-        self._call("respond", {"ID": number, "Payload": payload}, self._limit_s)
+        self._do(calls.respond(query, payload))
 
     # --- for streams --------------------------------------------------------------------------------------------------
 
@@ -390,7 +340,7 @@ class Client:
         """Stop the subscription with this number; nothing is done on a lost connection."""
         self._streams.pop(sequence, None)
         if self._lost is None:
-            self._call("stop", {"Stop": sequence}, self._limit_s)
+            self._do(calls.stop(sequence))
 
     def wait_for_input(self, until: float | None) -> bool:
         """Read once, until the monotonic time `until` (None: for ever). False if nothing came."""
@@ -414,33 +364,25 @@ class Client:
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
-    def _call(self, command: str, body: Mapping[str, Any] | None, limit_s: float | None) -> Reply:
-        reply = self._ask(command, body, limit_s)
-        if reply.error:
-            raise AgentError(reply.error)
-        return reply
+    def _do(self, call: Call[T]) -> T:
+        return self._do_within(call, self._limit_s)
 
-    def _subscribe(self, sequence: int, command: str, records: Stream | Monitor | Query) -> None:
+    def _do_within(self, call: Call[T], limit_s: float | None) -> T:
+        return call.make(self._wait(self._send(call), call.command, limit_s))
+
+    def _subscribe(self, sequence: int, call: Call[None], records: Stream | Monitor | Query) -> None:
         """Records under this number go here, from the first one on. Raises `ClientError` if the agent refuses."""
         self._streams[sequence] = records
         try:
-            self._result(sequence, command, self._limit_s)
+            call.make(self._wait(sequence, call.command, self._limit_s))
         except ClientError:
             self._streams.pop(sequence, None)
             raise
 
-    def _ask(self, command: str, body: Mapping[str, Any] | None, limit_s: float | None) -> Reply:
-        return self._wait(self._send(command, body), command, limit_s)
-
-    def _result(self, sequence: int, command: str, limit_s: float | None) -> None:
-        reply = self._wait(sequence, command, limit_s)
-        if reply.error:
-            raise AgentError(reply.error)
-
-    def _send(self, command: str, body: Mapping[str, Any] | None) -> int:
+    def _send(self, call: Call[Any]) -> int:
         if self._lost is not None:
             raise self._lost
-        sequence, data = self._conversation.request(command, body)
+        sequence, data = self._conversation.request(call.command, call.body)
         self._waiting.add(sequence)
         try:
             self._socket.settimeout(DIAL_LIMIT_S)
@@ -471,55 +413,3 @@ class Client:
         self._lost = error
         self._socket.close()
         raise error
-
-
-def _dial(address: str) -> socket.socket:
-    """Connect to `host:port`, trying all addresses of the host, or to `unix:///path`.
-
-    Raises `ConnectError` worded as Serf's.
-    """
-    try:
-        path = unix_path(address)
-        if path is not None:
-            return _dial_unix(path)
-        host, port_text = split_host_port(address)
-        port = port_number(port_text)
-    except UserError as error:
-        raise ConnectError(f"dial tcp: {error}") from error
-    try:
-        found = socket.getaddrinfo(host or "localhost", port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise ConnectError(f"dial tcp: lookup {host}: no such host") from error
-    failed: ConnectError | None = None
-    for family, kind, protocol, _, target in sorted(found, key=lambda entry: entry[0] != socket.AF_INET):
-        connection = socket.socket(family, kind, protocol)
-        connection.settimeout(DIAL_LIMIT_S)
-        try:
-            connection.connect(target)
-        except OSError as error:
-            connection.close()
-            shown = join_host_port(str(target[0]) if host else "", port)
-            reason = "i/o timeout" if isinstance(error, TimeoutError) else f"connect: {_reason(error)}"
-            failed = failed or ConnectError(f"dial tcp {shown}: {reason}")
-        else:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
-    raise failed or ConnectError(f"dial tcp: lookup {host}: no such host")
-
-
-def _dial_unix(path: str) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(DIAL_LIMIT_S)
-    try:
-        connection.connect(path)
-    except OSError as error:
-        connection.close()
-        if error.errno is None and not isinstance(error, TimeoutError):
-            raise ConnectError(f"dial unix {path}: connect: {error}") from error
-        reason = "i/o timeout" if isinstance(error, TimeoutError) else f"connect: {_reason(error)}"
-        raise ConnectError(f"dial unix {path}: {reason}") from error
-    return connection
-
-
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno or 0).lower()

@@ -142,6 +142,10 @@ def peer(stage: Stage, port: str, node: str = "peer", *more: str) -> Agent:
     return stage.start_agent([*flags, *more], FILES)
 
 
+def is_past(when: float) -> bool:
+    return time.monotonic() > when
+
+
 def test_signals(stage: Stage) -> None:
     peer(stage, "21152")
     played = []
@@ -150,7 +154,9 @@ def test_signals(stage: Stage) -> None:
         for position, number in enumerate(numbers):
             if position:
                 agents[key].wait_log("Gracefully shutting down", 10)
-                time.sleep(0.1)  # two signals within 50 ms are one
+                # Two signals within 50 ms are one.
+                apart = time.monotonic() + 0.1
+                eventually(partial(is_past, apart), 1, "the signals are apart")
             agents[key].signal(number)
     for key, agent in agents.items():
         played.append(stage.ended(SIGNALS[key], agent))
