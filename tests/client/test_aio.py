@@ -266,3 +266,9 @@ def test_the_serfclient_package_works_as_it_is(launch: Launcher, monkeypatch: py
     watching.close()
     client.close()
     eventually(lambda: agent.log().count("Accepted client") >= 2, 10, "both clients were seen")
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    blocking = {name for name in vars(Client) if not name.startswith("_")}
+    alone = {"either", "wait_for_input", "end_stream", "forget_stream"}
+    assert blocking - alone == {name for name in vars(AsyncClient) if not name.startswith("_")} - {*alone, "connect"}
