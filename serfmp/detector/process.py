@@ -34,6 +34,7 @@ from serfmp.detector.disk import Disk, replace_file
 from serfmp.detector.hub import Hub
 from serfmp.detector.records import Recovered
 from serfmp.detector.snapshot import SnapshotWriter
+from serfmp.wire.address import is_public
 from serfmp.wire.crypto import OVERHEAD
 from serfmp.wire.errors import WireError
 from serfmp.wire.messages import decode_packet_message
@@ -151,6 +152,8 @@ class Detector:
         child.before_report.append(self._before_report)
         child.tell = self._hub.report
         self._tell_state()
+        if recovered is None and not child.config.keys and is_public(child.config.advertise_address):
+            child.log("WARN", "memberlist", "Binding to public address without encryption!")
 
     # --- the snapshot -------------------------------------------------------------------------------------------------
 

@@ -44,3 +44,8 @@ def from_text(host: str) -> bytes:
         return ip_address(host).packed
     except ValueError:
         raise UserError(f"{host!r} is not an IP address; give one such as 192.0.2.7 or 2001:db8::7") from None
+
+
+def is_public(addr: bytes) -> bool:
+    """Whether a raw address can be reached from everywhere."""
+    return ip_address(to_text(addr)).is_global

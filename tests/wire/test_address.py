@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serfmp.errors import UserError
-from serfmp.wire.address import MAPPED_PREFIX, from_text, to_text
+from serfmp.wire.address import MAPPED_PREFIX, from_text, is_public, to_text
 from serfmp.wire.errors import WireError
 
 
@@ -38,3 +38,11 @@ def test_text_and_back_gives_the_same_address_in_its_own_form(raw: bytes) -> Non
 def test_text_that_is_no_address_is_the_users_error(text: str) -> None:
     with pytest.raises(UserError, match="not an IP address"):
         from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [("8.8.8.8", True), ("10.0.0.1", False), ("127.0.0.1", False), ("192.168.1.1", False), ("::1", False)],
+)
+def test_public_addresses_are_known(text: str, public: bool) -> None:
+    assert is_public(from_text(text)) is public

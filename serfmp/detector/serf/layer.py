@@ -43,6 +43,7 @@ from serfmp.wire.serf_messages import (
     Query,
     QueryResponse,
     Relay,
+    SerfMessage,
     SerfType,
     UserEvent,
     decode_serf,
@@ -51,6 +52,9 @@ from serfmp.wire.serf_messages import (
 from serfmp.wire.serf_state import STATE_TYPE, PushPullState, decode_push_pull_state, encode_push_pull_state
 from serfmp.wire.snapshot import SnapshotState
 from serfmp.wire.tags import decode_tags
+
+NEWS_INTERVAL: Final = 0.01
+"""Seconds between two lines about messages of one kind. Ours; Serf tells of each, repetitions too."""
 
 _KNOWN: Final = frozenset(
     {
@@ -232,21 +236,34 @@ class Serf:
             if not self._context.quiet("undecodable message"):
                 self._context.log("ERR", "serf", f"Error decoding {SerfType(kind).name.lower()} message: {fault}")
             return
+        self._take(message, payload)
+
+    def _take(self, message: SerfMessage, payload: bytes) -> None:
         match message:
             case UserEvent():
-                self.events.receive(message, payload)
+                if self.events.receive(message, payload):
+                    self._tell_news("messageUserEventType", message.name)
             case Query():
-                self.queries.receive(message, payload)
+                if self.queries.receive(message, payload):
+                    self._tell_news("messageQueryType", message.name)
             case QueryResponse():
+                self._tell_news("messageQueryResponseType", message.sender)
                 self.asking.collect(message)
             case Relay():
                 self.answering.relay(message)
             case JoinIntent(ltime, node):
                 if self.members.join_intent(ltime, node):
+                    self._tell_news("messageJoinType", node)
                     self._queue_intent(payload)
             case LeaveIntent(ltime, node, prune):
                 if self.members.leave_intent(ltime, node, prune):
+                    self._tell_news("messageLeaveType", node)
                     self._queue_intent(payload)
+
+    def _tell_news(self, kind: str, name: str) -> None:
+        """A line about a message that was news, as long as there are not too many of its kind (spec serf.md 17)."""
+        if not self._context.quiet(kind, NEWS_INTERVAL):
+            self._context.log("DEBUG", "serf", f"{kind}: {name}")
 
     def _queue_intent(self, encoded: bytes, finished: Callable[[], None] | None = None) -> None:
         self._gossip.enqueue(self.intents, encode(User(encoded)), finished=finished)

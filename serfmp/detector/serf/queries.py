@@ -89,21 +89,21 @@ class Queries:
         self.minimum = 0
         """Queries below this Lamport time are dropped."""
 
-    def receive(self, query: Query, encoded: bytes) -> None:
-        """A query of another node, or the local one; `encoded` is the message as it came."""
+    def receive(self, query: Query, encoded: bytes) -> bool:
+        """A query of another node, or the local one; `encoded` is the message as it came. Whether it is new."""
         context = self._context
         self.clock.witness(query.ltime)
         if query.ltime < self.minimum:
-            return
+            return False
         now = self.clock.time
         if now > self._size and query.ltime < now - self._size:
             context.count("serfmp.query.old")
             if not context.quiet("old query"):
                 text = f"received old query {query.name} from time {query.ltime} (current: {now})"
                 context.log("WARN", "serf", text)
-            return
+            return False
         if not self._remember(query.ltime, query.id):
-            return
+            return False
         context.effects.append(Record((RecordKind.QUERY.value, query.ltime, query.id)))
         context.count("serf.queries")
         context.count(f"serf.queries.{query.name}")
@@ -113,6 +113,7 @@ class Queries:
         elif not query.flags & NO_BROADCAST:
             self._enqueue(query, encoded, deadline)
         self._take_part(query, deadline)
+        return True
 
     def _enqueue(self, query: Query, encoded: bytes, deadline: float) -> None:
         name = f"{query.ltime}.{query.id}"

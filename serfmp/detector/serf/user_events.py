@@ -94,10 +94,12 @@ class UserEvents:
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
-    def receive(self, event: UserEvent, encoded: bytes) -> None:
-        """An event that came by gossip; `encoded` is the message as it came."""
-        if self._accept(event, own=False, request=None):
+    def receive(self, event: UserEvent, encoded: bytes) -> bool:
+        """An event that came by gossip; `encoded` is the message as it came. Whether it is new."""
+        new = self._accept(event, own=False, request=None)
+        if new:
             self._enqueue(encoded)
+        return new
 
     def replay(self, slot: EventSlot) -> None:
         """Events of one Lamport time out of a push/pull (spec serf.md 12 step 6)."""
