@@ -129,6 +129,18 @@ def _accused(entry: Evidence, facts: Any) -> str:
     return f"{entry.by} called this node {claim}{_heard(entry)}; it contradicted at once"
 
 
+def _stalled(_entry: Evidence, facts: Any) -> str:
+    what = "the host was suspended" if facts.get("suspended") else "this agent was frozen or starved"
+    return f"{what} for {facts.get('lost', 0.0):.1f} s"
+
+
+def _pressed(_entry: Evidence, facts: Any) -> str:
+    level, late = facts.get("level", 0), facts.get("late", 0.0)
+    if not level:
+        return "the host does not make this agent late any more"
+    return f"the host makes this agent late by {late:.2f} s: it distrusts itself by {level} more"
+
+
 def _unknown(entry: Evidence, _facts: Any) -> str:
     return f"{entry.finding}, by {entry.by}{_heard(entry)}"
 
@@ -157,5 +169,6 @@ _SENTENCES: Final[dict[str, Callable[[Evidence, Any], str]]] = {
     "left": lambda entry, _facts: f"it said that it leaves{_heard(entry)}",
     "alive": lambda entry, facts: f"it is back, with incarnation {facts.get('incarnation', 0)}{_heard(entry)}",
     "accused": _accused,
-    "stalled": lambda _entry, facts: f"this agent was frozen or starved for {facts.get('lost', 0.0):.1f} s",
+    "stalled": _stalled,
+    "pressed": _pressed,
 }

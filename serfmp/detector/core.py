@@ -352,6 +352,17 @@ class Core:
         if lost > RESYNC_AFTER:
             self._swim.push_pull.refresh(RESYNC_PARTNERS)
 
+    def suspended(self, now: float, slept: float) -> None:
+        """The host slept for `slept` seconds, in which the clock of `now` stood still."""
+        self._enter(now)
+        self._swim.stalled(slept, suspended=True)
+        self._swim.push_pull.refresh(RESYNC_PARTNERS)
+
+    def pressed(self, now: float, level: int, late: float, waiting: float | None) -> None:
+        """How much the host lets this node down (`serfmp.detector.pressure`): level 0 to 3, and the evidence."""
+        self._enter(now)
+        self._swim.pressed(level, late, waiting)
+
     def gossip_restarted(self, now: float) -> None:
         """The process with the sockets is a new one: what was in flight is lost, and nobody is to blame."""
         self._enter(now)

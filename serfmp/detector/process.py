@@ -32,8 +32,10 @@ from serfmp.detector.config import PROFILES, CoreConfig
 from serfmp.detector.core import Core
 from serfmp.detector.disk import Disk, replace_file
 from serfmp.detector.hub import Hub
+from serfmp.detector.pressure import Pressure
 from serfmp.detector.records import Recovered
 from serfmp.detector.snapshot import SnapshotWriter
+from serfmp.detector.suspending import SuspendWatch
 from serfmp.wire.address import is_public
 from serfmp.wire.crypto import OVERHEAD
 from serfmp.wire.errors import WireError
@@ -61,6 +63,9 @@ FENCE_POLL: Final = 0.02
 WAITING_LIMIT: Final = 1024
 """Stream and name requests that wait for the gossip process."""
 
+PRESSURE_PERIOD: Final = 1.0
+"""Seconds between two looks at the host's pressure."""
+
 STATE_PERIOD: Final = 1.0
 """Seconds between two looks at the figures for the replicas."""
 
@@ -85,6 +90,8 @@ class Detector:
         self._gossip_generation = child.generations.get("gossip", 0)
         self._fence_token = child.generation << 40
         self._fence_sent: float | None = None
+        self._pressure = Pressure()
+        self._suspends = SuspendWatch()
         self._waiting: deque[object] = deque()
         self._fenced_until = 0.0
         self._bad_messages = 0
@@ -145,6 +152,7 @@ class Detector:
         self._loop.after_input = self._after_input
         self._loop.next_deadline = self._next_deadline
         self._loop.call_every(STATE_PERIOD, self._tell_state)
+        self._loop.call_every(PRESSURE_PERIOD, self._look_at_pressure)
         self._loop.call_every(LOG_PERIOD, self._tell_bad_messages)
         child.on_generation.append(self._on_generation)
         child.on_ask = self._on_supervisor_ask
@@ -245,6 +253,7 @@ class Detector:
             case frames.SendFailed(token, remote, error):
                 core.send_failed(token, remote, error, self._loop.clock())
             case frames.FenceBack(token) if token == self._fence_token and self._fence_sent is not None:
+                self._pressure.late(self._loop.clock(), self._loop.clock() - self._fence_sent)
                 self._fenced_until, self._fence_sent = self._fence_sent, None
 
     def _take_packets(self, packets: list[frames.Packet]) -> None:
@@ -291,9 +300,12 @@ class Detector:
 
     def _after_input(self, now: float) -> None:
         core = self._core
+        self._pressure.late(now, self._loop.lateness)
         if self._loop.lateness > STALL:
             self.counters["serfmp.detector.stalls"] += 1
             core.stalled(now, self._loop.lateness)
+        if core.blame_due(now):
+            self._look_at_suspends(now)
         if self._fence_sent is None and core.blame_due(now):
             self._fence_token += 1
             if self._to_gossip(frames.Fence(self._fence_token)):
@@ -303,6 +315,23 @@ class Detector:
             core.advance(now, self._fenced_until)
         if core.work(now, MERGE_BUDGET) or self._hub.go_on():
             self._loop.call_soon(_nothing)
+
+    def _look_at_suspends(self, now: float) -> None:
+        slept = self._suspends.look()
+        if slept:
+            self.counters["serfmp.detector.suspends"] += 1
+            text = f"The host was suspended for {slept:.1f} s: nobody is blamed for that time"
+            self._child.log("WARN", "agent", text)
+            self._core.suspended(now, slept)
+
+    def _look_at_pressure(self) -> None:
+        now, pressure = self._loop.clock(), self._pressure
+        self._look_at_suspends(now)
+        level = pressure.level(now)
+        self._core.pressed(now, level, pressure.worst(now), pressure.waiting)
+        self._child.metrics.gauge("serfmp.pressure.level", level)
+        if pressure.waiting is not None:
+            self._child.metrics.gauge("serfmp.pressure.waiting", pressure.waiting)
 
     def _next_deadline(self) -> float | None:
         deadline = self._core.next_deadline()

@@ -182,6 +182,10 @@ class Host:
         self._paused_until = max(self._paused_until, now + seconds)
         self._clock.at(self._paused_until, self._resume)
 
+    def press(self, level: int) -> None:
+        """The host lets the process down that much from now on, as the process reads it from kernel and lateness."""
+        self.hand_in(lambda core: core.pressed(self._clock.now, level, level / 10, None))
+
     def _resume(self) -> None:
         core, now = self.core, self._clock.now
         if core is None or not self.paused or now < self._paused_until:

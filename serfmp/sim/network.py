@@ -48,6 +48,8 @@ class Network:
         self._rng = rng
         self.conditions = conditions
         self.cuts: list[Cut] = []
+        self.slow: dict[str, float] = {}
+        """Hosts whose gossip process is starved: how late their packets leave at most, in seconds."""
         self.lost = 0
         """Packets that never arrived."""
 
@@ -63,6 +65,8 @@ class Network:
             self.lost += 1
             return []
         delays = [self.delay()]
+        if source in self.slow:
+            delays[0] += rng.uniform(0, self.slow[source])
         if conditions.straggle and rng.random() < conditions.straggle:
             delays[0] += rng.uniform(0, conditions.latest)
         if conditions.duplicate and rng.random() < conditions.duplicate:

@@ -63,7 +63,9 @@ class Finding(StrEnum):
     ACCUSED = "accused"
     """Somebody accused the local node, which contradicted. Facts: `of` (suspect, dead), `incarnation`."""
     STALLED = "stalled"
-    """The local process was frozen or starved. Facts: `lost` seconds."""
+    """The local process was frozen or starved, or the host was suspended. Facts: `lost` seconds, `suspended`."""
+    PRESSED = "pressed"
+    """The host makes the local node late. Facts: `level` (0: no more), `late` seconds, `waiting` percent or None."""
 
 
 @dataclass(frozen=True, slots=True)

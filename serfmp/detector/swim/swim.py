@@ -23,6 +23,9 @@ from serfmp.errors import RemoteError
 from serfmp.wire.messages import Ack, Alive, Dead, IndirectPing, Nack, Ping, Suspect, User
 from serfmp.wire.stream import PushPullReader, decode_stream_message
 
+RESUME_GRACE = 5
+"""Probe periods by which a suspend moves what blames at most: the exchange that follows tells the truth. Ours."""
+
 RESYNC_PARTNERS = 2
 """Live nodes to exchange state with after this process was dead or frozen. Ours."""
 
@@ -115,14 +118,28 @@ class Swim:
 
     # --- trouble ------------------------------------------------------------------------------------------------------
 
-    def stalled(self, lost: float) -> None:
-        """The process was frozen for so long (B6)."""
+    def stalled(self, lost: float, suspended: bool = False) -> None:
+        """The process was frozen for so long (B6), or the host was suspended, and its clock with it.
+
+        After a suspend no timer is late, but acks and refutations are lost: what they would have prevented waits until
+        state was exchanged, `RESUME_GRACE` probe periods at most.
+        """
+        grace = min(lost, RESUME_GRACE * self._context.profile.probe_interval) if suspended else lost
         self._context.histories.was_late(self._context.now, lost)
-        self._context.note(self._context.config.node, Finding.STALLED, lost=lost)
-        self._context.timers.postpone_blame(lost)
-        self.membership.postpone(lost)
+        own = self._context.config.node
+        if suspended:
+            self._context.note(own, Finding.STALLED, lost=lost, suspended=True)
+        else:
+            self._context.note(own, Finding.STALLED, lost=lost)
+        self._context.timers.postpone_blame(grace)
+        self.membership.postpone(grace)
         self.awareness.apply(int(lost // self._context.profile.probe_interval))
         self.prober.cancel()
+
+    def pressed(self, level: int, late: float, waiting: float | None) -> None:
+        """The host makes this node late: how much it should distrust itself for that, 0 to 3."""
+        if self.awareness.press(level):
+            self._context.note(self._context.config.node, Finding.PRESSED, level=level, late=late, waiting=waiting)
 
     def gossip_restarted(self) -> None:
         """What was in flight is lost."""

@@ -9,7 +9,8 @@ import pytest
 
 from serfmp.detector.config import LAN, CoreConfig
 from serfmp.detector.core import Core
-from serfmp.detector.effects import AnswerStream, CloseStream, OpenStream, SendPacket
+from serfmp.detector.effects import AnswerStream, CloseStream, Noted, OpenStream, SendPacket
+from serfmp.detector.swim.swim import RESUME_GRACE
 from serfmp.detector.swim.table import NodeState
 from serfmp.wire.coordinate import decode_ack_payload
 from serfmp.wire.messages import Ack, Alive, IndirectPing, Nack, Ping, Suspect, decode_packet_message, encode
@@ -176,6 +177,41 @@ def test_a_freeze_blames_nobody_and_raises_the_score() -> None:
     assert rig.node("y").state is NodeState.ALIVE
     assert rig.score == LAN.awareness_max_multiplier - 1
     assert sum(isinstance(effect, OpenStream) for effect in rig.take()) == 1
+
+
+def test_a_suspend_blames_nobody_at_once_and_asks_others_what_is_true() -> None:
+    rig = rig_with("x", "y")
+    rig.suspect("x")
+    _, ping = until_ping(rig)
+    deadline = rig.node("x").suspicion
+    assert deadline is not None
+    before = deadline.deadline
+    # The clock stood still: nothing is late, but whatever was sent meanwhile is lost.
+    rig.core.suspended(rig.now, 8 * 3600)
+    grace = RESUME_GRACE * LAN.probe_interval
+    assert deadline.deadline == pytest.approx(before + grace), "not for the whole night"
+    rig.pass_time(0.6)
+    effects = rig.take()
+    assert sum(isinstance(effect, OpenStream) for effect in effects) >= 1
+    assert rig.score == LAN.awareness_max_multiplier - 1
+    rig.receive(Ack(ping.sequence))
+    assert rig.node("x").state is NodeState.SUSPECT
+    assert rig.node("y").state is NodeState.ALIVE
+
+
+def test_pressure_of_the_host_adds_to_the_score_while_it_lasts_and_is_noted_once() -> None:
+    rig = rig_with("x")
+    rig.take()
+    for level in (0, 2, 2, 3, 0, 0):
+        rig.core.pressed(rig.now, level, 0.2, 40.0)
+    noted = [effect for effect in rig.take() if isinstance(effect, Noted)]
+    assert [effect.facts["level"] for effect in noted] == [2, 3, 0]
+    rig.core.pressed(rig.now, 3, 0.2, None)
+    assert rig.score == 3
+    rig.core.stalled(rig.now, 60)
+    assert rig.score == LAN.awareness_max_multiplier - 1
+    rig.core.pressed(rig.now, 0, 0.0, None)
+    assert rig.score == LAN.awareness_max_multiplier - 1, "what was earned stays"
 
 
 def test_a_new_gossip_process_cancels_the_round_without_blame() -> None:

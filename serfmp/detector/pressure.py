@@ -1,0 +1,81 @@
+"""How much the host lets this process down, for Lifeguard's health score: read outside the core, and told to it.
+
+Rules:
+
+* The evidence is lateness: by how much the detector's loop was late, and how long a fence took through the gossip
+  process, which sends and receives for it. Each counts for `WINDOW` seconds.
+* Where the kernel tells how long work waits for processors (PSI), lateness counts only while it says so: a single slow
+  turn on an idle host is our own matter, and a busy host that does not make us late is nobody's.
+* The level is 0 (none) to 3. It concerns this node's own judgement alone: nothing of it is sent to anybody.
+* The file is read once a second, `pread` of an open descriptor: 35 µs, no disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Final
+
+STEPS: Final = (0.05, 0.1, 0.2)
+"""Lateness in seconds from which on the level is 1, 2, 3: a tenth, a fifth and two fifths of Serf's probe timeout."""
+
+WINDOW: Final = 10.0
+"""Seconds for which lateness counts; also the kernel's shortest average."""
+
+WAITING_SHARE: Final = 10.0
+"""Percent of the last ten seconds in which some work waited for a processor, from which on lateness counts."""
+
+PLACES: Final = ("/sys/fs/cgroup/cpu.pressure", "/proc/pressure/cpu")
+"""Where the kernel tells it: for the own cgroup of a container, for the host."""
+
+
+class Pressure:
+    """See the module. Times in seconds of the loop's clock."""
+
+    def __init__(self, places: tuple[str, ...] = PLACES) -> None:
+        self._late: deque[tuple[float, float]] = deque()
+        """Time and lateness, in falling order of lateness: the first is the greatest of the window."""
+        self._descriptor = _open(places)
+        self.waiting: float | None = None
+        """Percent of the last ten seconds in which work waited; None where the kernel does not tell."""
+
+    def late(self, now: float, seconds: float) -> None:
+        """Something was late by so many seconds."""
+        if seconds < STEPS[0]:
+            return
+        late = self._late
+        while late and late[-1][1] <= seconds:
+            late.pop()
+        late.append((now, seconds))
+
+    def level(self, now: float) -> int:
+        """The level at this time; reads what the kernel tells."""
+        self.waiting = self._read()
+        worst = self.worst(now)
+        if self.waiting is not None and self.waiting < WAITING_SHARE:
+            return 0
+        return sum(worst >= step for step in STEPS)
+
+    def worst(self, now: float) -> float:
+        """The greatest lateness of the window, in seconds."""
+        while self._late and now - self._late[0][0] > WINDOW:
+            self._late.popleft()
+        return self._late[0][1] if self._late else 0.0
+
+    def _read(self) -> float | None:
+        if self._descriptor < 0:
+            return None
+        try:
+            text = os.pread(self._descriptor, 256, 0)
+            return float(text.split(b"avg10=", 1)[1].split(b" ", 1)[0])
+        except (OSError, IndexError, ValueError):
+            return None
+
+
+def _open(places: tuple[str, ...]) -> int:
+    for place in places:
+        try:
+            return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+    return -1
