@@ -50,6 +50,7 @@ ROLES: Final = {
     "dispatcher": "serfmp.events.dispatcher",
     "worker": "serfmp.events.worker",
     "logger": "serfmp.agent.log_writer",
+    "mdns": "serfmp.io.mdns",
 }
 """Role names and the modules whose `main(child)` is the role."""
 
@@ -103,6 +104,8 @@ class Child:
         """Asked whether this configuration can be taken over; gives the reason if not."""
         self.on_commit: Callable[[], None] | None = None
         """Called when `config` has changed."""
+        self.on_joined: Callable[[str, str], None] | None = None
+        """Called with an address that was discovered, and the error of joining it."""
         self.on_reopen: Callable[[], None] | None = None
         """Called when files may have been moved away."""
         self._proposed: tuple[int, AgentConfig] | None = None
@@ -189,6 +192,8 @@ class Child:
                     self.on_stop(grace)
                 else:
                     self.loop.stop()
+            case frames.DiscoveredJoined(address, error) if self.on_joined is not None:
+                self.on_joined(address, error)
             case frames.Reopen() if self.on_reopen is not None:
                 self.on_reopen()
             case frames.Ask() if self.on_ask is not None:

@@ -40,6 +40,12 @@ class AgentConfig:
     """Where the keyring was read from."""
     interface: str = ""
     """Network interface whose address is bound; empty: any. `bind_host` is that address already."""
+    discover: str = ""
+    """Name of the cluster whose agents are found by mDNS; empty: none."""
+    mdns_interface: str = ""
+    """Interface for that; empty: `interface`, or the system's choice."""
+    mdns_disable_ipv4: bool = False
+    mdns_disable_ipv6: bool = False
     protocol: int = 5
     """The Serf protocol that this node tells others to speak with it."""
     validate_node_names: bool = False

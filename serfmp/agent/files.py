@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -63,6 +63,9 @@ KEYS: Final[Mapping[str, Kind]] = {
     "log_level": Kind.TEXT,
     "metrics_addr": Kind.TEXT,
     "monitor_group": Kind.TEXT,
+    "mdns.disable_ipv4": Kind.SWITCH,
+    "mdns.disable_ipv6": Kind.SWITCH,
+    "mdns.interface": Kind.TEXT,
     "node_name": Kind.TEXT,
     "profile": Kind.TEXT,
     "protocol": Kind.NUMBER,
@@ -98,8 +101,8 @@ KEYS: Final[Mapping[str, Kind]] = {
 }
 """All keys. Those that `docs/configuration.md` marks so are ours."""
 
-WITHOUT_EFFECT: Final = ("discover",)
-"""Serf's keys that this version reads and does nothing with."""
+SECTION: Final = "mdns"
+"""The one key that holds a map of keys, which are called `mdns.NAME` here."""
 
 SECRETS: Final = frozenset({"encrypt_key", "rpc_auth"})
 """Keys whose values are never shown."""
@@ -145,7 +148,8 @@ class Settings:
             else:
                 self.values[key] = value
                 self.origins.pop(key, None)
-            origin = f"{source}:{lines[key]}" if lines and key in lines else source
+            line = _line(lines or {}, key)
+            origin = source if line is None else f"{source}:{line}"
             before = self.origins.get(key)
             self.origins[key] = f"{before}, {origin}" if before and before != origin else origin
 
@@ -263,14 +267,13 @@ def decode(content: Any, lines: Mapping[str, int] | None = None) -> dict[str, An
     faults: list[str] = []
     unknown: list[str] = []
     known = lines or {}
-    for name, value in content.items():
-        key = name if name in KEYS else name.lower()
+    for name, key, value in _entries(content, faults):
         if key not in KEYS or (key != name and key in content) or key in values:
-            unknown.append(f"{name}{_at(known.get(key))}")
+            unknown.append(f"{name}{_at(_line(known, key or name))}")
         elif value is not None:
             found: list[str] = []
             values[key] = _checked(key, KEYS[key], value, found)
-            faults += [f"{fault}{_at(known.get(key))}" for fault in found]
+            faults += [f"{fault}{_at(_line(known, key))}" for fault in found]
     if unknown:
         faults.append(f"'' has invalid keys: {', '.join(sorted(unknown))}")
     if faults:
@@ -282,12 +285,29 @@ def decode(content: Any, lines: Mapping[str, int] | None = None) -> dict[str, An
             elif KEYS[key] is Kind.HANDLERS:
                 parse_handlers(value)
         except UserError as error:
-            raise UserError(f"{error}{_at(known.get(key))}") from None
+            raise UserError(f"{error}{_at(_line(known, key))}") from None
     return values
+
+
+def _line(lines: Mapping[str, int], key: str) -> int | None:
+    return lines.get(key, lines.get(key.partition(".")[0]))
 
 
 def _at(line: int | None) -> str:
     return "" if line is None else f" (line {line})"
+
+
+def _entries(content: Mapping[str, Any], faults: list[str]) -> Iterator[tuple[str, str, Any]]:
+    """Names as they stand, the keys that they mean, and values, with those of the section in its place."""
+    for name, value in content.items():
+        key = name if name in KEYS else name.lower()
+        if key != SECTION:
+            yield name, "" if "." in name else key, value
+        elif isinstance(value, dict):
+            for inner, item in value.items():
+                yield f"{name}.{inner}", f"{SECTION}.{inner.lower()}", item
+        elif value is not None:
+            faults.append(f"'{name}' expected a map, got '{_go_type(value)}'")
 
 
 def _checked(key: str, kind: Kind, value: Any, faults: list[str]) -> Any:

@@ -142,6 +142,7 @@ class Supervisor:
         self._stopping = False
         self._complete = False
         """All has ended but what writes the log."""
+        self._last_ask = 0
         self._asked: dict[int, tuple[frames.Ask, Callable[[Any, str], None]]] = {}
         self._retry_join = RetryJoin(
             self.loop, config, self._ask, lambda level, text: self._log(level, "agent", text), self._retries_used_up
@@ -185,6 +186,11 @@ class Supervisor:
             ("dispatcher", 0, {"ledger": self._journals["dispatcher"]}),
             *(("worker", index, {}) for index in range(self.config.workers)),
         ]
+        if self.config.discover:
+            owned.append(("mdns", 0, {}))
+            if self.config.mdns_interface:
+                text = f"Starting mDNS listener on interface {self.config.mdns_interface}"
+                self._log("INFO", "agent", text)
         if self._outlets.file_feed is not None:
             owned.append((LAST_ROLE, 0, {"lines": self._outlets.file_feed.reader.fileno()}))
         if self._metrics is not None:
@@ -298,6 +304,7 @@ class Supervisor:
             ("Snapshot", "true" if config.snapshot_path else "false"),
             ("Profile", config.profile),
             ("Message Compression Enabled", "true" if config.compression else "false"),
+            *([("mDNS cluster", config.discover)] if config.discover else []),
         ]
         self._terminal.output("Serf agent running!")
         for label, value in rows:
@@ -341,17 +348,25 @@ class Supervisor:
     def _ask(self, request: JoinRequest | LeaveRequest | TagsRequest, callback: Callable[[Any, str], None]) -> None:
         """Ask the detector; the answer may come from a later generation of it."""
         kind, fields = plain.request_to_plain(request)
-        ask = frames.Ask(len(self._asked) + 1, kind, fields)
+        self._last_ask += 1
+        ask = frames.Ask(self._last_ask, kind, fields)
         self._asked[ask.number] = (ask, callback)
         self._process("detector").send(ask)
 
     def _on_any_frame(self, process: Process, frame: Any) -> None:
-        if isinstance(frame, frames.Report):
-            self._watching.forward(frame)
-        elif isinstance(frame, frames.Findings) and frame.asker == SELF:
-            self._watching.dumped(frame.body)
-        else:
-            self._on_frame(process, frame)
+        match frame:
+            case frames.Report():
+                self._watching.forward(frame)
+            case frames.Findings(asker, _, body) if asker == SELF:
+                self._watching.dumped(body)
+            case frames.Discovered(address):
+                request = JoinRequest((address,), self.config.replay)
+                self._ask(request, lambda _n, error: process.send(frames.DiscoveredJoined(address, error)))
+            case frames.CannotStart(text):
+                self.give_up(text)
+                self._stop()
+            case _:
+                self._on_frame(process, frame)
 
     def _on_frame(self, process: Process, frame: Any) -> None:
         match frame:
@@ -364,11 +379,10 @@ class Supervisor:
                 if not self._started and all(p.state is ProcessState.SERVING for p in self._processes):
                     self._announce()
             case frames.Answered(number, value, error):
-                asked = self._asked.get(number)
+                # A restarted detector may answer once more.
+                asked = self._asked.pop(number, None)
                 if asked is not None:
-                    ask, callback = asked
-                    self._asked[number] = (ask, _already_answered)
-                    callback(value, error)
+                    asked[1](value, error)
             case frames.KeysNotice(keys):
                 self.config = dataclasses.replace(self.config, keyring=tuple(keys))
                 self._process("gossip").send(frame)
@@ -624,7 +638,3 @@ def _shortage(error: OSError) -> str:
     """Why something could not be had, and what helps."""
     reason = (error.strerror or str(error)).lower()
     return f"{reason}; raise the limit (ulimit -n)" if error.errno == errno.EMFILE else reason
-
-
-def _already_answered(_value: Any, _error: str) -> None:
-    """A repeated answer of a restarted detector."""

@@ -405,6 +405,28 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class Discovered:
+    """An agent of the cluster was found at this address: it shall be joined."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveredJoined:
+    """How joining that address ended; an empty error: well."""
+
+    address: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class CannotStart:
+    """The sender cannot do its work, and a restart would not help: the agent's start has failed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reopen:
     """Open files anew that may have been moved away."""
 
@@ -501,6 +523,9 @@ _FRAMES: Final[tuple[type, ...]] = (
     Findings,
     LogLine,
     Reopen,
+    Discovered,
+    DiscoveredJoined,
+    CannotStart,
     Report,
     ProcessTable,
 )

@@ -70,6 +70,11 @@ COMMAND: Final = GoCommand(
             kind=BOOLEAN,
             default=False,
         ),
+        flag(
+            "discover",
+            "Name of a cluster whose agents find each other on the local network by multicast (mDNS).",
+            shown="discover=cluster",
+        ),
         flag("disable-compression", "Send packets as they are.", kind=BOOLEAN, default=False),
         flag(
             "encrypt",
@@ -119,6 +124,13 @@ COMMAND: Final = GoCommand(
             "metrics-addr",
             "Serves Prometheus' metrics, /health and /ready: on a loopback address, or unix: and a path.",
             shown="metrics-addr=host:port",
+        ),
+        flag("mdns-disable-ipv4", "Leave out IPv4 for -discover.", kind=BOOLEAN, default=False),
+        flag("mdns-disable-ipv6", "Leave out IPv6 for -discover.", kind=BOOLEAN, default=False),
+        flag(
+            "mdns-iface",
+            "Network interface for -discover. Default: that of -iface, or the system's choice.",
+            shown="mdns-iface=name",
         ),
         flag("format", "How -check shows it: text (default) or json.", default="text", shown="format=text"),
         flag("node", "Name of this node, unique in the cluster. Default: the host's name.", shown="node=name"),

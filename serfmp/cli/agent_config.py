@@ -15,7 +15,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_PORT, AgentConfig
-from serfmp.agent.files import WITHOUT_EFFECT, SettingError, Settings, read_sources
+from serfmp.agent.files import SettingError, Settings, read_sources
 from serfmp.agent.interfaces import interface_address, require_interface
 from serfmp.agent.keys import decode_key, read_keyring_file
 from serfmp.agent.log_writer import require_log_file
@@ -29,6 +29,7 @@ from serfmp.detector.swim.join import SRV
 from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
+from serfmp.io.mdns import require_zeroconf
 from serfmp.io.resolver import require_dns
 from serfmp.wire.crypto import Keyring
 from serfmp.wire.host_port import join_host_port
@@ -56,6 +57,10 @@ _AS_IT_STANDS: Final = {
     "coalesce_period": "coalesce_period",
     "disable_coalescing": "disable_coalescing",
     "disable_coordinates": "disable_coordinates",
+    "discover": "discover",
+    "mdns.disable_ipv4": "mdns_disable_ipv4",
+    "mdns.disable_ipv6": "mdns_disable_ipv6",
+    "mdns.interface": "mdns_interface",
     "enable_compression": "compression",
     "enable_syslog": "syslog",
     "interface": "interface",
@@ -124,6 +129,10 @@ def gather(values: dict[str, Any]) -> Settings:
         "broadcast_timeout": values["broadcast_timeout"] and _broadcast_timeout(values["broadcast_timeout"]),
         "encrypt_key": values["encrypt"],
         "event_handlers": list(values["event_handler"]),
+        "discover": values["discover"],
+        "mdns.disable_ipv4": values["mdns_disable_ipv4"],
+        "mdns.disable_ipv6": values["mdns_disable_ipv6"],
+        "mdns.interface": values["mdns_iface"],
         "interface": values["iface"],
         "keyring_file": values["keyring_file"],
         "label": values["label"],
@@ -190,11 +199,9 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
     if broadcast_timeout < BROADCAST_TIMEOUT_MIN_S:
         warn("==> Warning: 'BroadcastTimeout' is too low. Setting to 1s")
         broadcast_timeout = BROADCAST_TIMEOUT_MIN_S
+    _check_mdns(settings)
     if get("rejoin_after_leave") and not get("snapshot_path"):
         warn("==> Warning: 'RejoinAfterLeave' enabled without snapshot file")
-    for key in WITHOUT_EFFECT:
-        if get(key):
-            warn(f"==> Warning: '{key}' ({settings.origins[key]}) has no effect in this version")
     if _is_exposed(get("rpc_addr", DEFAULT.rpc_address)) and not get("rpc_auth"):
         warn(
             f"==> Warning: RPC on '{get('rpc_addr')}' can be reached from other hosts, and 'rpc_auth' is not set: "
@@ -246,6 +253,21 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
     )
 
 
+def _check_mdns(settings: Settings) -> None:
+    """Spec agent.md 1.9."""
+    interface = settings.get("mdns.interface", "")
+    if interface and not settings.get("discover"):
+        raise SettingError("mdns.interface", "mDNS interface specified without enabling mDNS discovery")
+    if interface:
+        try:
+            require_interface(interface)
+        except UserError as error:
+            text = str(error).removeprefix("Invalid network interface: ")
+            raise SettingError("mdns.interface", f"Invalid mDNS network interface: {text}") from None
+    if settings.get("mdns.disable_ipv4") and settings.get("mdns.disable_ipv6"):
+        raise SettingError("mdns.disable_ipv4", "Invalid mDNS configuration: both IPv4 and IPv6 are disabled")
+
+
 def in_effect(config: AgentConfig) -> dict[str, Any]:
     """What the settings are that were not given, by their keys; those that have no default are not there."""
     values = {key: getattr(config, field) for key, field in (_AS_IT_STANDS | _CHECKED).items()}
@@ -286,6 +308,8 @@ def check(config: AgentConfig) -> None:
     """Refuse what could not be gossiped, or joined. Raises `UserError`."""
     if any(address.startswith(SRV) for address in (*config.start_join, *config.retry_join)):
         require_dns()
+    if config.discover:
+        require_zeroconf()
     if not SERF_PROTOCOL_MIN <= config.protocol <= SERF_PROTOCOL_MAX:
         side = "low" if config.protocol < SERF_PROTOCOL_MIN else "high"
         allowed = f"[{SERF_PROTOCOL_MIN}, {SERF_PROTOCOL_MAX}]"

@@ -20,7 +20,7 @@ import psutil
 MARK = "SERFMP_TEST_AGENT"
 """Environment variable with the agent's mark: finds what outlived its parents, handlers' daemons above all."""
 
-ROLES = ("supervisor", "gossip", "rpc", "detector", "dispatcher", "worker", "logger")
+ROLES = ("supervisor", "gossip", "rpc", "detector", "dispatcher", "worker", "logger", "mdns")
 
 _ROLE_IN_TITLE = re.compile(rf"serfmp: ({'|'.join(ROLES)})")
 
