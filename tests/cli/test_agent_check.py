@@ -10,7 +10,17 @@ import pytest
 from serfmp.cli.main import main
 
 WITHOUT_DEFAULT = {
-    *("advertise", "discover", "encrypt_key", "interface", "keyring_file", "label", "log_file", "snapshot_path"),
+    *(
+        "advertise",
+        "discover",
+        "encrypt_key",
+        "interface",
+        "keyring_file",
+        "label",
+        "log_file",
+        "mdns.interface",
+        "snapshot_path",
+    ),
     *("metrics_addr", "monitor_group", "statsd_addr", "statsite_addr", "syslog_socket", "tags_file"),
 }
 
