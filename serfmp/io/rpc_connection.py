@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from serfmp.bus.loop import Loop
+    from serfmp.bus.loop import Loop, Timer
 
 PENDING_LIMIT: Final = 64
 """Requests that wait behind the one under way."""
@@ -103,6 +103,8 @@ class Connection:
         self._pending: deque[Request | _Broken] = deque()
         self._busy = False
         self._ending = False
+        self._overdue: Timer | None = None
+        """Closes it when the client does not take the last answers."""
         self._input_ended = False
         self._working = False
         self._out: deque[memoryview] = deque()
@@ -159,7 +161,7 @@ class Connection:
         self._ending = True
         self._pending.clear()
         self._unsubscribe()
-        self._loop.call_later(LAST_WRITE_LIMIT, self.close)
+        self._overdue = self._loop.call_later(LAST_WRITE_LIMIT, self.close)
         self._mark(self)
 
     def _unsubscribe(self) -> None:
@@ -171,6 +173,8 @@ class Connection:
         """End the connection at once."""
         if self.open:
             self.open = False
+            if self._overdue is not None:
+                self._overdue.cancel()
             self._loop.remove(self._sock)
             self._sock.close()
             self._out.clear()

@@ -19,6 +19,8 @@ VALUE_LIMIT: Final = 1024 * 1024
 """Longest header or body, in bytes."""
 
 _BUFFER_LIMIT: Final = 2 * VALUE_LIMIT
+_READ_SIZE: Final = 4096
+"""Bytes that a client's buffer has at first; it grows with what comes. (By default it has a whole MiB at once.)"""
 
 
 class MalformedError(RemoteError):
@@ -34,7 +36,7 @@ class ValueReader:
         self._buffer = bytearray()
         self._start = 0
         """Where the next value begins."""
-        self._unpacker: Any = msgpack.Unpacker(max_buffer_size=_BUFFER_LIMIT)
+        self._unpacker: Any = msgpack.Unpacker(max_buffer_size=_BUFFER_LIMIT, read_size=_READ_SIZE)
         self._unpacker_start = 0
         """How many bytes the unpacker had skipped when the buffer began."""
 

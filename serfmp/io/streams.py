@@ -53,9 +53,9 @@ class _Stream:
         self._out = bytearray()
         self._after_write: Callable[[], None] | None = None
         self._on_message: Callable[[bytes], None] | None = None
-        self.on_failure: Callable[[str, bool], None] = lambda _error, _remote: None
+        self.on_failure: Callable[[str, bool], None] = _nothing
         """Called once with an error text and whether the other side is to blame."""
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], None] = _nothing
         """Called once, whatever the end was."""
         self.fault: WireError | None = None
         """What was wrong with the other side's bytes, when that is why it ends."""
@@ -78,8 +78,9 @@ class _Stream:
     def fail(self, error: str, *, remote: bool) -> None:
         """End it with an error."""
         if self._open:
+            on_failure = self.on_failure
             self.close()
-            self.on_failure(error, remote)
+            on_failure(error, remote)
 
     def close(self) -> None:
         """End it."""
@@ -88,7 +89,12 @@ class _Stream:
             self._timer.cancel()
             self._loop.remove(self._sock)
             self._sock.close()
-            self.on_end()
+            on_end = self.on_end
+            # What it calls refers to it. Left to the collector of cycles, which counts objects and not bytes, ended
+            # streams would keep their buffers for half an hour.
+            self.on_end = self.on_failure = _nothing
+            self._on_message = self._after_write = None
+            on_end()
 
     def _watch(self) -> None:
         wanted = (READ if self._on_message is not None else 0) | (WRITE if self._after_write is not None else 0)
@@ -143,7 +149,8 @@ class _Stream:
         except WireError as error:
             reply: bytes | None = getattr(error, "reply", None)
             text = str(error)
-            self.fault = error
+            # Its traceback would hold this stream, and the stream it.
+            self.fault = error.with_traceback(None)
             self._on_message = None
             if reply:
                 self.write(reply, lambda: self.fail(text, remote=True))
@@ -316,3 +323,7 @@ class Streams:
 
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno or 0).lower()
+
+
+def _nothing(*_arguments: object) -> None:
+    """Where nobody wants to hear of it."""
