@@ -49,7 +49,7 @@ class Options:
     looks: int = 10
 
 
-SHORT = Options(rounds=1, scripts=800, growth=6000, looks=6)
+SHORT = Options(rounds=1, scripts=800, growth=9000, looks=6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,7 @@ class Run:
     """Run a command with these additions to the environment and this input.
 
     `command`: a line for `/bin/sh -c`, or a program and its arguments. `policy`: a `RunPolicy` in its plain form.
+    `lane`: those of one lane run one after another, in the order in which they come; empty: it waits for none.
     """
 
     invocation: int
@@ -269,6 +270,7 @@ class Run:
     environment: dict[str, str]
     stdin: bytes
     policy: dict[str, Any]
+    lane: str = ""
 
 
 @dataclass(frozen=True, slots=True)

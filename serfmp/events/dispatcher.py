@@ -46,6 +46,9 @@ RERUN_CUT_SHORT: Final = False
 INPUT_LIMIT: Final = 2 * 1024 * 1024
 """Bytes that one event may give a handler: more than ten thousand members in one event; the ledger has to hold it."""
 
+AHEAD: Final = 1
+"""Invocations of a handler that its worker holds behind the one that runs."""
+
 DROP_REPORT_PERIOD: Final = 1.0
 """Seconds over which dropped invocations are counted for one log line."""
 
@@ -72,7 +75,7 @@ class Dispatcher:
         self._stopping = False
         # An emptied ledger does not know which numbers the workers still hold: each generation has its own.
         self._ledger = Ledger(Journal(child.descriptors["ledger"]), first=child.generation << 40)
-        self._lanes = Lanes(child.config.workers)
+        self._lanes = Lanes(child.config.workers, ahead=AHEAD)
         self._pool = Pool(child, self)
         self._take_up()
         self._link = DetectorLink(child, members=False, on_event=self._on_event, after=self._ledger.last)
@@ -190,7 +193,14 @@ class Dispatcher:
             command = spec.command if isinstance(spec.command, str) else list(spec.command)
             self._pool.send(
                 worker,
-                frames.Run(invocation.number, command, invocation.environment, invocation.stdin, spec.run.to_plain()),
+                frames.Run(
+                    invocation.number,
+                    command,
+                    invocation.environment,
+                    invocation.stdin,
+                    spec.run.to_plain(),
+                    self._lanes.in_turn(invocation),
+                ),
             )
 
     def _give_up_late(self) -> None:

@@ -13,6 +13,9 @@ Rules:
   waiting one is dropped: of the same group (or the new one, if the handler says so), or of the lane that holds the most
   bytes. What is under way is never dropped.
 * A query whose deadline has passed is not started.
+* Where order allows one at a time, the next one may be sent *ahead* to the worker, which keeps the order: so a lane
+  does not stand still while an end is told and the next one comes. Not for queries, nor where a failed one is tried
+  again or waiting ones are joined.
 * An invocation that turns out not to have been run goes back to the head of its lane. One that is to be tried again
   keeps its place in the lane while it rests, but not its worker.
 """
@@ -54,10 +57,17 @@ class _Group:
     waiting: OrderedDict[int, _Lane] = field(default_factory=OrderedDict)
     """By number of the invocation: the lane in which it waits. Oldest first."""
     under_way: int = 0
+    ahead: int = 0
+    """How many more than its handler runs at once may be under way."""
     blocked: _Row = field(default_factory=OrderedDict)
     """Lanes that could start one if the group were not at its bound, in the order in which they get a place."""
     called: int = 0
     """Lanes that were blocked, and stand in their worker's row again with a place held for them."""
+
+    @property
+    def bound(self) -> int:
+        """Of what is under way."""
+        return self.policy.concurrency + self.ahead
 
 
 @dataclass(slots=True, eq=False)
@@ -87,8 +97,10 @@ class _UnderWay:
 class Lanes:
     """See the module."""
 
-    def __init__(self, workers: int, size_limit: int = SIZE_LIMIT) -> None:
+    def __init__(self, workers: int, size_limit: int = SIZE_LIMIT, ahead: int = 0) -> None:
+        """`ahead`: invocations of a lane that its worker may hold behind the one that runs."""
         self._workers = workers
+        self._most_ahead = ahead
         self._size_limit = size_limit
         self._groups: dict[str, _Group] = {}
         self._lanes: dict[str, _Lane] = {}
@@ -111,6 +123,10 @@ class Lanes:
         """Invocations that were taken and have not finished."""
         return len(self._under_way)
 
+    def in_turn(self, invocation: Invocation) -> str:
+        """The lane whose order the worker has to keep; empty if no other one of it can be there."""
+        return invocation.lane if self._groups[invocation.group].ahead else ""
+
     @property
     def busy(self) -> bool:
         """Whether a worker has one of them."""
@@ -119,7 +135,10 @@ class Lanes:
     def counts(self, group: str) -> tuple[int, int]:
         """How many invocations of a group wait, and how many are under way."""
         found = self._groups.get(group)
-        return (0, 0) if found is None else (len(found.waiting), found.under_way)
+        if found is None:
+            return 0, 0
+        running = min(found.under_way, found.policy.concurrency)
+        return len(found.waiting) + found.under_way - running, running
 
     def set_credits(self, worker: int, credits: int) -> None:
         """A worker runs at most so many invocations at once from now on; 0: it is not there."""
@@ -216,12 +235,14 @@ class Lanes:
         """Its lane and its group; both follow the policy from now on."""
         group = self._groups.get(invocation.group)
         if group is None:
-            group = self._groups[invocation.group] = _Group(invocation.group, policy)
+            group = self._groups[invocation.group] = _Group(
+                invocation.group, policy, ahead=self._ahead(invocation, policy)
+            )
         elif group.policy != policy:
-            group.policy = policy
-            for _ in range(policy.concurrency):
+            group.policy, group.ahead = policy, self._ahead(invocation, policy)
+            for _ in range(group.bound):
                 self._call(group)
-        limit = policy.concurrency if policy.order is Order.HANDLER else 1
+        limit = group.bound if policy.order is Order.HANDLER else 1
         lane = self._lanes.get(invocation.lane)
         if lane is None:
             lane = self._lanes[invocation.lane] = _Lane(
@@ -269,8 +290,8 @@ class Lanes:
                 self.late.append(late)
                 self._forget_if_idle(lane, self._groups[late.group])
             group = self._groups[lane.waiting[0].group] if lane.waiting else None
-            if group is not None and lane.under_way < lane.limit:
-                if group.under_way + group.called < group.policy.concurrency:
+            if group is not None and lane.under_way < lane.limit and not self._too_far_ahead(lane, group):
+                if group.under_way + group.called < group.bound:
                     invocation = self._pop(lane)
                     self._begin(lane, group, invocation)
                     self._offer(lane)
@@ -281,6 +302,15 @@ class Lanes:
                 self._call(caller)
                 self._forget_if_idle(lane, caller)
             self._forget_if_idle(lane, group)
+
+    def _ahead(self, invocation: Invocation, policy: QueuePolicy) -> int:
+        in_turn = policy.order is Order.HANDLER and policy.concurrency == 1
+        lost = policy.retries or policy.overflow is Overflow.COALESCE or invocation.query is not None
+        return self._most_ahead if in_turn and not lost else 0
+
+    def _too_far_ahead(self, lane: _Lane, group: _Group) -> bool:
+        """Whether it would only lie at its worker, in the place of one that could run: looked at again at each end."""
+        return lane.under_way >= group.policy.concurrency and 2 * self._used[lane.worker] >= self._credits[lane.worker]
 
     def _begin(self, lane: _Lane, group: _Group, invocation: Invocation) -> None:
         if invocation.number in self._under_way:
@@ -310,7 +340,7 @@ class Lanes:
 
     def _call(self, group: _Group) -> None:
         """Let the next blocked lane stand in its worker's row again, if there is a place for it."""
-        if group.blocked and group.under_way + group.called < group.policy.concurrency:
+        if group.blocked and group.under_way + group.called < group.bound:
             lane, _ = group.blocked.popitem(last=False)
             lane.called = group
             group.called += 1

@@ -2,6 +2,7 @@
 
 Rules:
 
+* Of a lane one script runs at a time, in the order in which they came; the next one begins when its end is seen.
 * At most `SPAWNS_PER_TURN` scripts are started in one turn, so that the heartbeat stays fresh.
 * A host that is out of descriptors, processes or memory is waited for: the script stays first in the row, the wait
   doubles from `RETRY_MIN` to `RETRY_MAX`, and the log says it once.
@@ -81,6 +82,8 @@ class Worker:
         self._loop = child.loop
         self._environment = AgentEnvironment(os.environb)
         self._waiting: deque[frames.Run] = deque()
+        self._lanes: dict[str, deque[frames.Run]] = {}
+        """By lane, while one of it waits to be started or runs: those behind it."""
         self._running: dict[int, tuple[Script, Timer]] = {}
         self._ended: dict[int, frames.Finished] = {}
         """Results that the dispatcher has not recorded yet."""
@@ -101,7 +104,8 @@ class Worker:
     # --- dispatcher ---------------------------------------------------------------------------------------------------
 
     def _held(self) -> list[int]:
-        return [*(run.invocation for run in self._waiting), *self._running, *self._ended]
+        behind = (run.invocation for lane in self._lanes.values() for run in lane)
+        return [*(run.invocation for run in self._waiting), *behind, *self._running, *self._ended]
 
     def _tell_all(self) -> None:
         """Tell a new dispatcher what it may not know."""
@@ -114,6 +118,11 @@ class Worker:
                 if self._stopping:
                     self._finish(_not_started(frame, "not started, because the agent stops"))
                     return
+                if frame.lane in self._lanes:
+                    self._lanes[frame.lane].append(frame)
+                    return
+                if frame.lane:
+                    self._lanes[frame.lane] = deque()
                 self._waiting.append(frame)
                 self._spawn_soon()
             case frames.Recorded(numbers):
@@ -156,10 +165,10 @@ class Worker:
             if error.errno in SHORTAGES:
                 self._claims.forget(run.invocation)
                 raise _ShortageError(reason) from None
-            self._finish(_not_started(run, f"fork/exec {error.filename or SHELL}: {reason}"))
+            self._not_started(run, f"fork/exec {error.filename or SHELL}: {reason}")
             return
         except ValueError:
-            self._finish(_not_started(run, f"fork/exec {SHELL}: the script's text holds a NUL byte"))
+            self._not_started(run, f"fork/exec {SHELL}: the script's text holds a NUL byte")
             return
         if self._shortage:
             self._shortage = 0.0
@@ -168,6 +177,19 @@ class Worker:
             SLOW, lambda: self._log(f"Script '{_shown(run.command)}' slow, execution exceeding 1s")
         )
         self._running[run.invocation] = (script, timer)
+
+    def _not_started(self, run: frames.Run, reason: str) -> None:
+        self._finish(_not_started(run, reason))
+        self._next_of(run.lane)
+
+    def _next_of(self, lane: str) -> None:
+        """The turn of the next one of a lane has come."""
+        behind = self._lanes.get(lane)
+        if behind:
+            self._waiting.append(behind.popleft())
+            self._spawn_soon()
+        elif behind is not None:
+            del self._lanes[lane]
 
     def _on_end(self, script: Script) -> None:
         number = script.run.invocation
@@ -189,6 +211,7 @@ class Worker:
                 script.errors,
             )
         )
+        self._next_of(script.run.lane)
 
     def _on_overdue(self, script: Script, number: signal.Signals) -> None:
         limit = script.policy.timeout
@@ -211,6 +234,9 @@ class Worker:
         """
         if not self._stopping:
             self._stopping = True
+            for behind in self._lanes.values():
+                self._waiting.extend(behind)
+            self._lanes.clear()
             while self._waiting:
                 self._finish(_not_started(self._waiting.popleft(), "not started, because the agent stops"))
             self._wait_for_ends()

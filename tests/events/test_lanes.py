@@ -490,3 +490,58 @@ def test_what_was_dropped_leaves_no_lane_behind(order: Order) -> None:
             lanes.set_credits(0, 0)
         assert len(lanes._lanes) <= 4
         assert len(lanes._rows[0]) + len(lanes._groups["h0"].blocked) <= 3
+
+
+def test_the_next_of_a_lane_may_be_at_its_worker_ahead_and_is_shown_as_waiting() -> None:
+    lanes = lanes_with_credits(ahead=1)
+    for number in range(1, 5):
+        lanes.put(invocation(number))
+    assert numbers(lanes.go()) == [1, 2]
+    assert lanes.in_turn(invocation(2)) == "h0"
+    assert lanes.counts("h0") == (3, 1)
+    lanes.finished(1)
+    assert numbers(lanes.go()) == [3]
+    for number in (2, 3):
+        lanes.finished(number)
+    assert numbers(lanes.go()) == [4]
+    lanes.finished(4)
+    assert (lanes.waiting, lanes.under_way) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        QueuePolicy(retries=1),
+        QueuePolicy(overflow=Overflow.COALESCE),
+        QueuePolicy(order=Order.AGENT),
+        QueuePolicy(order=Order.NODE),
+    ],
+)
+def test_nothing_is_ahead_where_what_comes_before_may_change_it(policy: QueuePolicy) -> None:
+    lanes = lanes_with_credits(policy=policy, ahead=1)
+    for number in (1, 2):
+        lanes.put(invocation(number))
+    assert numbers(lanes.go()) == [1]
+    assert lanes.in_turn(invocation(1)) == ""
+
+
+def test_what_is_ahead_takes_no_place_of_what_could_run() -> None:
+    lanes = lanes_with_credits(credits=4, ahead=1)
+    for handler in range(4):
+        for number in (1, 2):
+            lanes.put(invocation(10 * handler + number, handler))
+    assert numbers(lanes.go()) == [1, 11, 21, 31]
+    for number in (1, 11, 21):
+        lanes.finished(number)
+    # One runs: of the lanes that go on, those with places to spare.
+    assert numbers(lanes.go()) == [2, 12, 22]
+
+
+def test_what_was_ahead_of_a_dead_worker_goes_back_in_order() -> None:
+    lanes = lanes_with_credits(ahead=1)
+    for number in (1, 2, 3):
+        lanes.put(invocation(number))
+    assert numbers(lanes.go()) == [1, 2]
+    for number in (2, 1):
+        lanes.put_back(number)
+    assert numbers(lanes.go()) == [1, 2]

@@ -175,7 +175,7 @@ def test_events_of_one_handler_run_in_order_and_a_slow_handler_delays_no_other(s
     assert lines(tmp_path / "order") == names
     on.until(lambda: on.acknowledged == 200, "all events are acknowledged")
     assert on.stop(0.0) == [0, 0, 0]
-    assert on.logged("[WARN]", "199 invocations of handlers are given up")
+    assert on.logged("[WARN]", "198 invocations of handlers are given up")
 
 
 def test_secrets_of_the_agent_stay_with_it(stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_a_hung_handler_loses_its_oldest_events_beyond_the_bound_and_it_is_said(
     on.until((tmp_path / "runs").exists, "it runs")
     on.user_events(*(f"e{number}" for number in range(QUEUE_LIMIT + 10)))
     told = re.compile(r"the (\d+) oldest that waited were dropped")
-    on.until(lambda: sum(int(told.findall(line)[0]) for line in on.logged("were dropped")) == 10, "ten were dropped")
+    on.until(lambda: sum(int(told.findall(line)[0]) for line in on.logged("were dropped")) == 9, "nine were dropped")
     assert len(on.logged("were dropped")) <= 3
     on.restart("dispatcher")
     on.user_events("last")
