@@ -9,6 +9,7 @@ those of `AgentConfig`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import re
 import socket
@@ -443,6 +444,12 @@ def _log_level(text: str) -> str:
     return level
 
 
+@functools.lru_cache(maxsize=64)
+def _resolved(host: str) -> str:
+    # A reload must not wait for name servers for a name that the agent's start has resolved.
+    return resolve_host(host)
+
+
 def _address(text: str, default_port: int, what: str) -> tuple[str, int]:
     """Host and port; names are resolved. Without a port the default one."""
     try:
@@ -451,6 +458,6 @@ def _address(text: str, default_port: int, what: str) -> tuple[str, int]:
             port = port_number(port_text)
         except MissingPortError:
             host, port = text.removeprefix("[").removesuffix("]"), default_port
-        return (resolve_host(host) if host else DEFAULT.bind_host), port
+        return (_resolved(host) if host else DEFAULT.bind_host), port
     except UserError as error:
         raise SettingError(what, f"Invalid {what} address: {error}") from None

@@ -9,7 +9,7 @@ import pytest
 
 from serfmp.agent.interfaces import interface_address, require_interface
 from serfmp.errors import UserError
-from tests.harness import Launcher
+from tests.harness import Launcher, LoopbackAllocator, needs_serf
 
 LOOPBACK = next(
     name
@@ -42,3 +42,14 @@ def test_an_agent_speaks_an_older_protocol_when_told_to(launch: Launcher) -> Non
     for agent in (old, new):
         agent.wait_statuses({"old": "alive", "new": "alive"}, 10)
         assert {name: member.versions[5] for name, member in agent.members().items()} == {"old": 4, "new": 5}
+
+
+@pytest.mark.interop
+@needs_serf
+def test_agents_of_both_kinds_meet_over_ipv6(launch: Launcher, loopback: LoopbackAllocator) -> None:
+    ours = launch.serfmp("ours", bind=loopback.endpoint("::1"), rpc=loopback.endpoint("::1"))
+    real = launch.serf("real", bind=loopback.endpoint("::1"), rpc=loopback.endpoint("::1"))
+    real.join(ours)
+    for agent in (ours, real):
+        agent.wait_statuses({"ours": "alive", "real": "alive"}, 10)
+        assert {member.address for member in agent.members().values()} == {"::1"}
