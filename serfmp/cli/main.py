@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "agent": "Runs an agent: one node of a cluster",
     "bus": "Tells where programs can watch the agent, and shows what they see",
     "config": "Shows the configuration that the agent runs with",
+    "completion": "Prints a script with which the shell completes commands and flags",
+    "doctor": "Looks for what keeps an agent from its cluster",
     "event": "Sends a user event to all nodes",
     "force-leave": "Makes the cluster take a failed node for one that left",
     "handlers": "Shows the agent's handlers, what runs, and how the last runs ended",
