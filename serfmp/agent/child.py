@@ -173,6 +173,8 @@ class Child:
         if self.reporter.metrics_due(now):
             self.metrics.gauge(f"serfmp.loop.late_ms.{self.name}", round(self._lateness * 1000, 1))
             self._lateness = 0.0
+            self.metrics.counters["serfmp.log.dropped.process"] = self.log_sink.dropped
+            self.metrics.counters["serfmp.log.dropped.debug"] = self.log_sink.dropped_for_monitors
             for prepare in self.before_report:
                 prepare()
         report = self.reporter.take(now)

@@ -36,6 +36,15 @@ class LogOutlets:
             self.syslog = Syslog(loop, path, config.syslog_facility, config.log_level, self.hub.say)
             self.hub.takers.append(self.syslog.log)
 
+    def totals(self) -> dict[str, int]:
+        """Lines that each outlet has lost, by the names of counters."""
+        return {
+            "serfmp.log.dropped.stdout": self.terminal.dropped,
+            "serfmp.log.dropped.rpc": self.rpc_feed.dropped,
+            "serfmp.log.dropped.file": self.file_feed.dropped if self.file_feed is not None else 0,
+            "serfmp.log.dropped.syslog": self.syslog.dropped if self.syslog is not None else 0,
+        }
+
     def set_level(self, level: str) -> None:
         """The agent has this level from now on; the logger process sees to the file's."""
         self.terminal.set_level(level)

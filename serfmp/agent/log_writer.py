@@ -180,6 +180,7 @@ class LogWriter:
         count, self._writing = self._writing, 0
         if error:
             self.dropped += count
+            self._child.metrics.counters["serfmp.log.dropped.disk"] += count
             if not self._untold:
                 text = f"Failed to write the log file: {self._child.config.log_file}: {error}; what is lost is counted"
                 self._child.log("ERR", "agent", text)

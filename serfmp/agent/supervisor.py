@@ -150,6 +150,7 @@ class Supervisor:
         self._metrics: MetricsSocket | None = None
         self._rpc: RpcSocket | None = None
         self._watching = Watching(self.loop, self._processes)
+        self._watching.totals = self._outlets.totals
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
     # --- start --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from serfmp.bus import frames
 from serfmp.bus.reports import REPORT_PERIOD, Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from serfmp.bus.loop import Loop
 
 SELF: Final = "agent"
@@ -40,6 +42,8 @@ class Watching:
         self._errors = Terminal(loop, descriptor=2)
         self._started_at = loop.clock()
         self._lateness = 0.0
+        self.totals: Callable[[], dict[str, int]] = dict
+        """Asked for further counters before each report of metrics: totals by name."""
         loop.before_wait.append(self._look)
         loop.call_every(TABLE_PERIOD, self._tell_table)
         loop.call_every(REPORT_PERIOD, self._report)
@@ -103,6 +107,8 @@ class Watching:
         if self._reporter.metrics_due(now):
             self._reporter.metrics.gauge("serfmp.loop.late_ms.agent", round(self._lateness * 1000, 1))
             self._lateness = 0.0
+            for name, total in self.totals().items():
+                self._reporter.metrics.counters[name] = total
         self._forward()
         report = self._reporter.take(now)
         if report is not None and not rpc.offer(report):

@@ -131,8 +131,10 @@ class Server:
             monitor = client.monitor
             if monitor is not None and monitor.wants_level(line.level):
                 record = record or to_record(line)
+                before = monitor.dropped
                 if not client.add_record(monitor, record):
                     self._log("WARN", f"Dropping logs to ipc.client: {client.name}")
+                self._child.metrics.counters["serfmp.log.dropped.monitor"] += monitor.dropped - before
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
