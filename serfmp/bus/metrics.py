@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Final
 
 NAME_LIMIT: Final = 1024
@@ -110,13 +111,18 @@ class Metrics:
 
     def sample(self, name: str, value: float) -> None:
         """Add a value to a sample: milliseconds, bytes or items."""
+        self.samples(name, (value,))
+
+    def samples(self, name: str, values: Iterable[float]) -> None:
+        """Add several values to a sample."""
         found = self._samples.get(name)
         if found is None:
             if len(self._samples) >= NAME_LIMIT:
                 self.counters[OVERFLOW] += 1
                 return
             found = self._samples[name] = Sample()
-        found.add(value)
+        for value in values:
+            found.add(value)
 
     def take(self) -> tuple[dict[str, int], dict[str, float], dict[str, list[Any]]]:
         """Increases of counters and the samples since the last call, and all gauges."""

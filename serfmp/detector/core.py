@@ -42,6 +42,7 @@ from serfmp.detector.effects import (
     Request,
     RequestId,
     RespondRequest,
+    Samples,
     TagsRequest,
     WhyRequest,
 )
@@ -391,6 +392,9 @@ class Core:
         if context.effects:
             effects.extend(context.effects)
             context.effects = []
+        if context.samples:
+            effects.extend(Samples(name, tuple(values)) for name, values in context.samples.items())
+            context.samples = {}
         serf.outbox.records_taken()
         return effects
 

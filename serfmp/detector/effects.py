@@ -303,11 +303,11 @@ class Gauge:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One value of something that is measured again and again: milliseconds, bytes or items."""
+class Samples:
+    """Values of something that is measured again and again: milliseconds, bytes or items. One a name and batch."""
 
     name: str
-    value: float
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +358,7 @@ Effect = (
     | Log
     | Count
     | Gauge
-    | Sample
+    | Samples
     | Probed
     | Noted
 )

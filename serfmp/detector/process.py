@@ -32,10 +32,9 @@ from serfmp.detector.config import PROFILES, CoreConfig
 from serfmp.detector.core import Core
 from serfmp.detector.disk import Disk, replace_file
 from serfmp.detector.hub import Hub
-from serfmp.detector.pressure import Pressure
 from serfmp.detector.records import Recovered
 from serfmp.detector.snapshot import SnapshotWriter
-from serfmp.detector.suspending import SuspendWatch
+from serfmp.detector.watching import HostWatch, Watchers
 from serfmp.wire.address import is_public
 from serfmp.wire.crypto import OVERHEAD
 from serfmp.wire.errors import WireError
@@ -63,9 +62,6 @@ FENCE_POLL: Final = 0.02
 WAITING_LIMIT: Final = 1024
 """Stream and name requests that wait for the gossip process."""
 
-PRESSURE_PERIOD: Final = 1.0
-"""Seconds between two looks at the host's pressure."""
-
 STATE_PERIOD: Final = 1.0
 """Seconds between two looks at the figures for the replicas."""
 
@@ -82,16 +78,13 @@ class Detector:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._loop = child.loop
-        metrics = child.metrics
-        self.counters = metrics.counters
+        self.counters = child.metrics.counters
         self._transmissions: list[frames.Transmission] = []
         self._handled = 0
         self._handled_told = 0
         self._gossip_generation = child.generations.get("gossip", 0)
         self._fence_token = child.generation << 40
         self._fence_sent: float | None = None
-        self._pressure = Pressure()
-        self._suspends = SuspendWatch()
         self._waiting: deque[object] = deque()
         self._fenced_until = 0.0
         self._bad_messages = 0
@@ -115,11 +108,7 @@ class Detector:
             fx.StoreTags: self._store_tags,
             fx.KeysChanged: lambda effect: child.send_control(frames.KeysNotice(list(effect.keys))),
             fx.Log: lambda effect: child.log(effect.level, effect.component, effect.text),
-            fx.Count: lambda effect: metrics.count(effect.name, effect.amount),
-            fx.Gauge: lambda effect: metrics.gauge(effect.name, effect.value),
-            fx.Sample: lambda effect: metrics.sample(effect.name, effect.value),
-            fx.Probed: self._probed,
-            fx.Noted: self._noted,
+            **Watchers(child).actions,
         }
         self._journal = Journal(child.descriptors["journal"])
         records = self._journal.replay()
@@ -152,12 +141,11 @@ class Detector:
         self._loop.after_input = self._after_input
         self._loop.next_deadline = self._next_deadline
         self._loop.call_every(STATE_PERIOD, self._tell_state)
-        self._loop.call_every(PRESSURE_PERIOD, self._look_at_pressure)
+        self._host = HostWatch(child, self._core)
         self._loop.call_every(LOG_PERIOD, self._tell_bad_messages)
         child.on_generation.append(self._on_generation)
         child.on_ask = self._on_supervisor_ask
         child.on_stop = self._on_stop
-        child.before_report.append(self._before_report)
         child.tell = self._hub.report
         self._tell_state()
         if recovered is None and not child.config.keys and is_public(child.config.advertise_address):
@@ -253,7 +241,7 @@ class Detector:
             case frames.SendFailed(token, remote, error):
                 core.send_failed(token, remote, error, self._loop.clock())
             case frames.FenceBack(token) if token == self._fence_token and self._fence_sent is not None:
-                self._pressure.late(self._loop.clock(), self._loop.clock() - self._fence_sent)
+                self._host.late(self._loop.clock(), self._loop.clock() - self._fence_sent)
                 self._fenced_until, self._fence_sent = self._fence_sent, None
 
     def _take_packets(self, packets: list[frames.Packet]) -> None:
@@ -300,12 +288,12 @@ class Detector:
 
     def _after_input(self, now: float) -> None:
         core = self._core
-        self._pressure.late(now, self._loop.lateness)
+        self._host.late(now, self._loop.lateness)
         if self._loop.lateness > STALL:
             self.counters["serfmp.detector.stalls"] += 1
             core.stalled(now, self._loop.lateness)
         if core.blame_due(now):
-            self._look_at_suspends(now)
+            self._host.before_blame(now)
         if self._fence_sent is None and core.blame_due(now):
             self._fence_token += 1
             if self._to_gossip(frames.Fence(self._fence_token)):
@@ -315,23 +303,6 @@ class Detector:
             core.advance(now, self._fenced_until)
         if core.work(now, MERGE_BUDGET) or self._hub.go_on():
             self._loop.call_soon(_nothing)
-
-    def _look_at_suspends(self, now: float) -> None:
-        slept = self._suspends.look()
-        if slept:
-            self.counters["serfmp.detector.suspends"] += 1
-            text = f"The host was suspended for {slept:.1f} s: nobody is blamed for that time"
-            self._child.log("WARN", "agent", text)
-            self._core.suspended(now, slept)
-
-    def _look_at_pressure(self) -> None:
-        now, pressure = self._loop.clock(), self._pressure
-        self._look_at_suspends(now)
-        level = pressure.level(now)
-        self._core.pressed(now, level, pressure.worst(now), pressure.waiting)
-        self._child.metrics.gauge("serfmp.pressure.level", level)
-        if pressure.waiting is not None:
-            self._child.metrics.gauge("serfmp.pressure.waiting", pressure.waiting)
 
     def _next_deadline(self) -> float | None:
         deadline = self._core.next_deadline()
@@ -420,31 +391,6 @@ class Detector:
     def _lifecycle_changed(self, effect: fx.LifecycleChanged) -> None:
         self._tell_state()
         self._child.send_control(frames.LifecycleNotice(effect.state.value))
-
-    def _probed(self, effect: fx.Probed) -> None:
-        body = {
-            "node": effect.node,
-            "incarnation": effect.incarnation,
-            "seconds": effect.seconds,
-            "timed": effect.timed,
-            "score": effect.score,
-        }
-        self._child.reporter.happened(f"probe.{effect.outcome}", body)
-
-    def _noted(self, effect: fx.Noted) -> None:
-        body = {
-            "node": effect.node,
-            "by": effect.by,
-            "source": None if effect.source is None else list(effect.source),
-            "facts": dict(effect.facts),
-        }
-        self._child.reporter.happened(f"suspicion.{effect.finding}", body)
-
-    def _before_report(self) -> None:
-        gauge = self._child.metrics.gauge
-        for name, size, bound in self._core.queues():
-            gauge(f"serfmp.queue.{name}", size)
-            gauge(f"serfmp.queue_limit.{name}", bound)
 
     def _tell_state(self) -> None:
         state = frames.DetectorState(self._core.lifecycle.value, self._core.stats())

@@ -18,7 +18,7 @@ from serfmp.bus import frames, plain
 from serfmp.bus.metrics import Sample
 from serfmp.detector.effects import Event, Member, MemberEvent, QueryReceived
 from serfmp.io.metrics_store import MetricsStore, summary
-from serfmp.io.monitor_bus import MonitorBus
+from serfmp.io.monitor_bus import MonitorBus, pack
 from serfmp.io.process_figures import ProcessFigures
 from serfmp.wire.address import to_text
 
@@ -53,6 +53,8 @@ class Watching:
         self._handlers: list[Any] = []
         self._probes: dict[str, dict[str, Any]] = {}
         self._since: dict[str, tuple[str, float]] = {}
+        self._rows: dict[str, bytes] = {}
+        """Members as snapshots hold them, encoded when they change: making one of ten thousand must not take long."""
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self.on_report: list[Callable[[frames.Report], None]] = []
         """Called with each report."""
@@ -114,10 +116,20 @@ class Watching:
         known = self._since.get(member.name)
         if known is None or known[0] != status:
             self._since[member.name] = (status, time.time())
+        self._encode(member)
+
+    def _encode(self, member: Member) -> None:
+        row = {
+            **member_map(member),
+            "since": self._since[member.name][1],
+            "probe": self._probes.get(member.name),
+        }
+        self._rows[member.name] = pack(row)
 
     def _forget(self, name: str) -> None:
         self._since.pop(name, None)
         self._probes.pop(name, None)
+        self._rows.pop(name, None)
 
     def line(self, line: frames.LogLine) -> None:
         """A line of the agent's log."""
@@ -138,6 +150,9 @@ class Watching:
                 continue
             if family == "probe" and body["node"] in self._since:
                 self._probes[body["node"]] = {"at": at, **body}
+                member = self._replica.member(body["node"])
+                if member is not None:
+                    self._encode(member)
             if topic == HANDLER_TABLE:
                 self._handlers = body["handlers"]
             self._tell(topic, body, ltime, at)
@@ -205,28 +220,18 @@ class Watching:
             )
         return rows
 
-    def state(self) -> dict[str, Any]:
-        """All that is known, for a snapshot."""
-        members = []
-        for member in self._replica.members():
-            since = self._since.get(member.name)
-            members.append(
-                {
-                    **member_map(member),
-                    "since": None if since is None else since[1],
-                    "probe": self._probes.get(member.name),
-                }
-            )
-        return {
+    def state(self) -> tuple[dict[str, Any], list[bytes]]:
+        """All that is known, for a snapshot; the members encoded."""
+        state = {
             "lifecycle": self._replica.lifecycle,
             "stats": self._replica.serf_stats(),
-            "members": members,
             "queues": self.queues(),
             "handlers": self._handlers,
             "processes": self.processes(),
             "metrics": self.metrics.to_plain(),
             "recent": list(self._recent),
         }
+        return state, list(self._rows.values())
 
     def queues(self) -> dict[str, dict[str, float | None]]:
         """Sizes and bounds of queues, by name."""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DEADLINE_S = 20.0
+MEMBERS = [msgpack.packb({"name": name}) for name in "ab"]
 EMPTY: dict[str, Any] = {
-    "members": [],
     "handlers": [],
     "processes": [],
     "metrics": {"counters": {}, "gauges": {}, "samples": {}},
@@ -37,7 +37,12 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.loop = Loop()
-        self.bus = MonitorBus(self.loop, str(directory), "n1", lambda: {"rows": 7, **EMPTY})
+        self.bus = MonitorBus(
+            self.loop,
+            str(directory),
+            "n1",
+            lambda: ({"rows": 7, **EMPTY}, [msgpack.packb({"name": "a"}), msgpack.packb({"name": "b"})]),
+        )
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: list[zmq.Socket[bytes]] = []
         self._jobs: deque[Callable[[], None]] = deque()
@@ -135,6 +140,7 @@ def test_a_snapshot_says_which_messages_it_contains(stage: Stage) -> None:
     for kind in (zmq.REQ, zmq.DEALER):
         body = stage.ask(kind=kind)
         assert (body["version"], body["epoch"], body["node"], body["rows"]) == (1, stage.bus.epoch, "n1", 7)
+        assert [row["name"] for row in body["members"]] == ["a", "b"]
         assert body["numbers"]["member"] == body["numbers"]["user"] == 1
         assert body["number"] >= 2
     assert "ask for 'snapshot'" in stage.ask(b"everything")["error"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from serfmp.detector.config import CoreConfig
-from serfmp.detector.effects import Count, Effect, Endpoint, Gauge, Log, Noted, Plain, Sample
+from serfmp.detector.effects import Count, Effect, Endpoint, Gauge, Log, Noted, Plain
 from serfmp.detector.swim.evidence import Finding, Histories
 from serfmp.detector.swim.timers import Timer, Timers
 
@@ -43,6 +43,7 @@ class Context:
         "now",
         "profile",
         "rng",
+        "samples",
         "source",
         "stopwatch",
         "streams",
@@ -68,6 +69,8 @@ class Context:
         self.histories = Histories()
         self.timers = Timers()
         self.effects: list[Effect] = []
+        self.samples: dict[str, list[float]] = {}
+        """Values by name that were measured in this batch: there are many, so they become one effect a name."""
         self.changed_nodes: dict[str, None] = {}
         """Names of node rows that changed in this batch, in the order of their first change."""
         self.streams: dict[int, StreamAnswer] = {}
@@ -105,7 +108,11 @@ class Context:
 
     def sample(self, name: str, value: float) -> None:
         """One value of a sample: milliseconds, bytes or items."""
-        self.effects.append(Sample(name, value))
+        found = self.samples.get(name)
+        if found is None:
+            self.samples[name] = [value]
+        else:
+            found.append(value)
 
     def note(self, node: str, finding: Finding, by: str = "", **facts: Plain) -> None:
         """Note evidence about a node, by another or, by default, by the local one."""
