@@ -5,10 +5,8 @@ log lines, takes the signals, restarts what dies, and ends with the agent's exit
 no ZeroMQ context, so it may fork at any time.
 
 Start (spec agent.md 2.1): sockets, then gossip, detector, rpc, dispatcher, workers; when all serve, the banner, then
-the joins of the command line, then the log. Restarts: a child that ends is started again at once; one that ends soon
-after its start waits a little longer each time; after `JOURNAL_TRIES` such ends by its own fault the state in shared
-memory is suspected and left out; after `RESTART_BUDGET` the agent ends with `EXIT_RESTART_BUDGET`. All others learn of
-the new generation.
+the joins of the command line, then the log. A child that ends is started again by the rules of
+`serfmp.agent.restarting`, and all others learn of the new generation.
 
 Exit codes: 0 after a complete leave, 1 otherwise (spec agent.md 2.5), `EXIT_RESTART_BUDGET` when a process cannot be
 kept running.
@@ -22,13 +20,13 @@ import gc
 import importlib
 import os
 import signal
-import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import setproctitle
 
-from serfmp.agent import heartbeat, journal
+from serfmp.agent import heartbeat, journal, restarting
+from serfmp.agent.banner import show_banner, status
 from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
 from serfmp.agent.limits import descriptor_warning
 from serfmp.agent.log_outlets import LogOutlets
@@ -39,6 +37,7 @@ from serfmp.agent.retry_join import RetryJoin
 from serfmp.agent.rpc_socket import RpcSocket
 from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
 from serfmp.agent.sd_notify import ServiceManager
+from serfmp.agent.signals import SignalInbox
 from serfmp.agent.sockets import MetricsSocket, advertised_address, bind_gossip
 from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
 from serfmp.agent.watching import SELF, Watching
@@ -46,7 +45,6 @@ from serfmp.bus import frames, plain
 from serfmp.bus.loop import Loop
 from serfmp.detector.effects import JoinRequest, LeaveRequest, TagsRequest
 from serfmp.errors import UserError
-from serfmp.wire.host_port import join_host_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,22 +54,6 @@ if TYPE_CHECKING:
 
 EXIT_RESTART_BUDGET: Final = 70
 """A process could not be kept running (EX_SOFTWARE of sysexits.h)."""
-
-QUICK_CRASH: Final = 0.5
-"""A child that ends within so many seconds of serving has not proved that it can work. (One that is killed about once a
-second works.)"""
-
-JOURNAL_TRIES: Final = 3
-"""Quick crashes of its own in a row after which a child starts without the state that its predecessors left."""
-
-RESTART_BUDGET: Final = 8
-"""Quick crashes in a row after which the agent ends."""
-
-RESTART_DELAY: Final = 0.1
-"""Seconds before the second quick restart, doubled for each further one."""
-
-RESTART_DELAY_LIMIT: Final = 2.0
-"""Longest pause before a restart, in seconds."""
 
 START_LIMIT: Final = 20.0
 """Seconds within which all processes must serve."""
@@ -151,7 +133,6 @@ class Supervisor:
         self._rpc: RpcSocket | None = None
         self._watching = Watching(self.loop, self._processes)
         self._watching.totals = self._outlets.totals
-        self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
     # --- start --------------------------------------------------------------------------------------------------------
 
@@ -175,7 +156,7 @@ class Supervisor:
             rpc_address=self._rpc.address,
         )
         become_subreaper()
-        self._take_signals()
+        self._signals = SignalInbox(self.loop, self._on_signal)
         beat = heartbeat.create()
         self._page = heartbeat.HeartbeatPage(beat)
         self._watchdog = Watchdog(self._page, lambda level, text: self._log(level, "agent", text))
@@ -250,7 +231,7 @@ class Supervisor:
 
     def _spawn(self, process: Process) -> None:
         self._page.clear(process.slot)
-        recover = process.quick_failures < JOURNAL_TRIES
+        recover = restarting.may_recover(process)
         shared = self._journals.get(process.name)
         if not recover and shared is not None:
             self._log(
@@ -297,21 +278,7 @@ class Supervisor:
         """All processes serve for the first time: the banner, the joins, the log."""
         self._started = True
         config = self.config
-        rows = [
-            ("Node name", f"'{config.node}'"),
-            ("Bind addr", f"'{join_host_port(config.bind_host, config.bind_port)}'"),
-            ("RPC addr", f"'{config.rpc_address}'"),
-            ("Encrypted", "true" if config.keys else "false"),
-            ("Snapshot", "true" if config.snapshot_path else "false"),
-            ("Profile", config.profile),
-            ("Message Compression Enabled", "true" if config.compression else "false"),
-            *([("mDNS cluster", config.discover)] if config.discover else []),
-        ]
-        self._terminal.output("Serf agent running!")
-        for label, value in rows:
-            self._terminal.info(f"{label:>27}: {value}")
-            if label == "Bind addr" and config.advertise_host:
-                self._terminal.info(f"Advertise addr: '{join_host_port(config.advertise_host, config.advertise_port)}'")
+        show_banner(self._terminal, config)
         if config.start_join:
             self._terminal.output(f"Joining cluster...(replay: {'true' if config.replay else 'false'})")
             self._log("INFO", "agent", f"joining: [{' '.join(config.start_join)}] replay: {str(config.replay).lower()}")
@@ -336,7 +303,7 @@ class Supervisor:
         self._terminal.release()
         self._released = True
         self._retry_join.begin()
-        self._manager.ready(self._status())
+        self._manager.ready(status(self.config))
         self._manager.watch(lambda: not self._watchdog.beyond_mending(self.loop.clock()))
         if self._hangup_waits:
             self._on_hangup()
@@ -451,16 +418,12 @@ class Supervisor:
         if os.waitstatus_to_exitcode(status) == EXIT_DO_NOT_RESTART:
             self._give_up_running(process, reason)
             return
-        # Somebody's SIGKILL says nothing about the state in shared memory; an error of the process itself may.
-        failed = os.waitstatus_to_exitcode(status) != -signal.SIGKILL or bool(process.kill_reason)
+        failed = restarting.failed_by_itself(process, status)
         if failed and not self._started and not process.serving_since:
             self.give_up(f"Failed to start the Serf agent: {process.name} ended before it served ({reason})")
             self._stop()
             return
-        quick = not process.serving_since or time.monotonic() - process.serving_since < QUICK_CRASH
-        process.quick_crashes = process.quick_crashes + 1 if quick else 0
-        process.quick_failures = process.quick_failures + 1 if quick and failed else 0
-        process.restarts += 1
+        restarting.note_end(process, failed=failed)
         self._spawn_later(process, f"(pid {process.pid}) ended: {reason}")
 
     def _end_scripts_of(self, worker: Process) -> None:
@@ -475,16 +438,12 @@ class Supervisor:
 
     def _spawn_later(self, process: Process, reason: str) -> None:
         """Start the next generation, now or after a pause; give up when the budget is spent."""
-        if process.quick_crashes > RESTART_BUDGET:
+        if restarting.is_spent(process):
             self._give_up_running(
                 process, f"it failed {process.quick_crashes} times in a row right after its start, at last: {reason}"
             )
             return
-        delay = (
-            min(RESTART_DELAY * 2 ** (process.quick_crashes - 2), RESTART_DELAY_LIMIT)
-            if process.quick_crashes > 1
-            else 0.0
-        )
+        delay = restarting.pause_before(process)
         self._log(
             "WARN",
             "agent",
@@ -573,48 +532,28 @@ class Supervisor:
 
     # --- signals ------------------------------------------------------------------------------------------------------
 
-    def _take_signals(self) -> None:
-        """A handler only wakes the loop; the loop acts."""
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        self._wakeup = (reader, writer)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
-            signal.signal(number, lambda _number, _frame: None)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        self.loop.add(reader, lambda _events: self._read_signals(reader))
-
-    def _read_signals(self, reader: socket.socket) -> None:
-        try:
-            numbers = reader.recv(4096)
-        except BlockingIOError:
-            return
-        for number in numbers:
-            match number:
-                case signal.SIGCHLD:
-                    reap_orphans({p.pid for p in self._processes if p.running})
-                case signal.SIGUSR1:
-                    self._watching.dump()
-                case signal.SIGHUP if not self._released and not self._stopping:
-                    self._hangup_waits = True
-                case signal.SIGHUP if not self._leaving:
-                    self._on_hangup()
-                case signal.SIGINT | signal.SIGTERM | signal.SIGHUP:
-                    self._on_stop_signal(number)
-
-    def _status(self) -> str:
-        bind = join_host_port(self.config.bind_host, self.config.bind_port)
-        return f"Node {self.config.node}, gossip on {bind}, RPC on {self.config.rpc_address}"
+    def _on_signal(self, number: int) -> None:
+        match number:
+            case signal.SIGCHLD:
+                reap_orphans({p.pid for p in self._processes if p.running})
+            case signal.SIGUSR1:
+                self._watching.dump()
+            case signal.SIGHUP if not self._released and not self._stopping:
+                self._hangup_waits = True
+            case signal.SIGHUP if not self._leaving:
+                self._on_hangup()
+            case signal.SIGINT | signal.SIGTERM | signal.SIGHUP:
+                self._on_stop_signal(number)
 
     def _on_hangup(self) -> None:
         for process in self._processes:
             if process.role == LAST_ROLE:
                 process.send(frames.Reopen())
-        self._reload.begin("Caught signal: hangup", self.config, self._processes, self._status())
+        self._reload.begin("Caught signal: hangup", self.config, self._processes, status(self.config))
 
     def _reload_for(self, answer: Callable[[dict[str, Any]], None]) -> None:
         if self._released and not self._leaving and not self._stopping:
-            self._reload.ask(self.config, self._processes, self._status(), answer)
+            self._reload.ask(self.config, self._processes, status(self.config), answer)
         else:
             answer({"ok": False, "lines": [ENDING if self._released else STARTING]})
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serfmp.agent.supervisor import EXIT_RESTART_BUDGET, JOURNAL_TRIES
+from serfmp.agent.restarting import JOURNAL_TRIES
+from serfmp.agent.supervisor import EXIT_RESTART_BUDGET
 from tests.harness import Agent, Launcher, UserRecord, eventually
 
 DEADLINE_S = 30.0
