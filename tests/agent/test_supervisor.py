@@ -122,6 +122,7 @@ def test_a_process_that_cannot_be_kept_running_ends_the_agent_with_a_reason(laun
 def test_after_quick_crashes_the_detector_starts_without_its_journal_and_events_still_arrive(launch: Launcher) -> None:
     agent = launch.serfmp("one")
     peer = launch.serfmp("two", join=[agent])
+    peer.wait_statuses({"one": "alive", "two": "alive"}, DEADLINE_S)
     old = 0
     fresh = "detector starts without the state of its predecessors"
     # A kill that comes late, as the first one may, is not a quick crash, and the count starts anew.

@@ -107,6 +107,8 @@ def test_log_and_events_are_shown_until_interrupted(
     agent = getattr(launch, kind)("alpha", log_level="INFO", tags={"role": "web"})
     with watching(program, agent, tmp_path / "debug", "-log-level=debug") as watched:
         watched.wait("[INFO] agent: Serf agent starting\n")
+        # Told for itself: a change of tags that comes meanwhile would be part of the join.
+        watched.wait("[INFO] agent: Received event: member-join\n")
         with Client(str(agent.options.rpc)) as client:
             client.event("deploy", b"v1", coalesce=False)
             client.tags({"k": "v"})
