@@ -3,9 +3,10 @@
 Rules:
 
 * The evidence is lateness: by how much the detector's loop was late, and how long a fence took through the gossip
-  process, which sends and receives for it. Each counts for `WINDOW` seconds.
-* Where the kernel tells how long work waits for processors (PSI), lateness counts only while it says so: a single slow
-  turn on an idle host is our own matter, and a busy host that does not make us late is nobody's.
+  process, which sends and receives for it. What counts is the second worst second of the last ten: a single slow turn
+  is no pressure.
+* Where the kernel tells how long work waits for processors (PSI), lateness counts only while it says so: on an idle
+  host it is our own matter, and a busy host that does not make us late is nobody's.
 * The level is 0 (none) to 3. It concerns this node's own judgement alone: nothing of it is sent to anybody.
 * The file is read once a second, `pread` of an open descriptor: 35 µs, no disk.
 """
@@ -16,10 +17,10 @@ import os
 from collections import deque
 from typing import Final
 
-STEPS: Final = (0.05, 0.1, 0.2)
-"""Lateness in seconds from which on the level is 1, 2, 3: a tenth, a fifth and two fifths of Serf's probe timeout."""
+STEPS: Final = (0.1, 0.2, 0.4)
+"""Lateness in seconds from which on the level is 1, 2, 3: one, two and four fifths of Serf's probe timeout."""
 
-WINDOW: Final = 10.0
+WINDOW: Final = 10
 """Seconds for which lateness counts; also the kernel's shortest average."""
 
 WAITING_SHARE: Final = 10.0
@@ -33,8 +34,8 @@ class Pressure:
     """See the module. Times in seconds of the loop's clock."""
 
     def __init__(self, places: tuple[str, ...] = PLACES) -> None:
-        self._late: deque[tuple[float, float]] = deque()
-        """Time and lateness, in falling order of lateness: the first is the greatest of the window."""
+        self._late: deque[tuple[int, float]] = deque(maxlen=WINDOW + 1)
+        """Seconds of the clock in which something was late, and the greatest lateness of each."""
         self._descriptor = _open(places)
         self.waiting: float | None = None
         """Percent of the last ten seconds in which work waited; None where the kernel does not tell."""
@@ -43,10 +44,11 @@ class Pressure:
         """Something was late by so many seconds."""
         if seconds < STEPS[0]:
             return
-        late = self._late
-        while late and late[-1][1] <= seconds:
-            late.pop()
-        late.append((now, seconds))
+        second, late = int(now), self._late
+        if late and late[-1][0] == second:
+            late[-1] = (second, max(seconds, late[-1][1]))
+        else:
+            late.append((second, seconds))
 
     def level(self, now: float) -> int:
         """The level at this time; reads what the kernel tells."""
@@ -57,10 +59,10 @@ class Pressure:
         return sum(worst >= step for step in STEPS)
 
     def worst(self, now: float) -> float:
-        """The greatest lateness of the window, in seconds."""
+        """The lateness that counts, in seconds."""
         while self._late and now - self._late[0][0] > WINDOW:
             self._late.popleft()
-        return self._late[0][1] if self._late else 0.0
+        return sorted((late for _, late in self._late), reverse=True)[1] if len(self._late) > 1 else 0.0
 
     def _read(self) -> float | None:
         if self._descriptor < 0:
