@@ -117,6 +117,7 @@ class Child:
         """Called with the seconds that are left; default: stop the loop."""
         self.log_sink = ChildLog(socket.socket(fileno=start.descriptors["log"]), self.name, self.config.log_level)
         self.loop = Loop()
+        self.log_sink.call_later = self.loop.call_later
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._control = ControlSocket(control, self.loop, self._on_control, self._on_supervisor_gone)
         self.reporter = Reporter(self.name)
@@ -265,6 +266,7 @@ def run(control_descriptor: int) -> int:
         for line in traceback.format_exc().rstrip().splitlines():
             child.log("ERR", "agent", f"{child.name}: {line}")
         return EXIT_CRASHED
+    child.log_sink.flush()
     return 0
 
 

@@ -2,10 +2,12 @@
 
 Rules:
 
-* A line is one message on a SEQPACKET socketpair, so that the last lines of a crashing child are whole and survive it.
-  A full socket drops the line; how many were lost is told by the next line that gets through.
+* Lines go over a SEQPACKET socketpair, each message with one or more of them, so that the last lines of a crashing
+  child are whole and survive it. A full socket drops lines; how many were lost is told by the next one that gets
+  through.
 * Lines from DEBUG up are sent whatever the agent's level is: monitors want them (spec agent.md 2.3). Those that only
-  monitors want leave half of the socket's room to the others, and are dropped without a word beyond that.
+  monitors want are sent together, at most `TOGETHER_S` late and never behind a later line; they leave half of the
+  socket's room to the others, and are dropped without a word beyond that.
 * Only the supervisor writes the log anywhere.
 """
 
@@ -18,11 +20,14 @@ import struct
 import termios
 import time
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgpack
 
 from serfmp.bus.frames import LogLine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
 """Serf's log levels, lowest first (spec agent.md 2.3)."""
@@ -35,8 +40,17 @@ RING_LEVEL: Final = "DEBUG"
 """Lowest level of lines that reach the supervisor at any level of the agent."""
 
 
-LINE_BYTES: Final = 4 * LINE_LIMIT + 1024
-"""Bytes of a line on a socket, at most."""
+TOGETHER_S: Final = 0.05
+"""Seconds for which lines that only monitors want may wait for others."""
+
+TOGETHER: Final = 32
+"""Such lines that wait at most."""
+
+TOGETHER_CHARACTERS: Final = LINE_LIMIT
+"""Characters of their texts beyond which they wait for no more."""
+
+LINE_BYTES: Final = 4 * (TOGETHER_CHARACTERS + LINE_LIMIT) + 64 * 1024
+"""Bytes of a message, at most."""
 
 
 def format_line(line: LogLine) -> str:
@@ -80,6 +94,10 @@ class ChildLog:
         self.dropped_for_monitors = 0
         """The same, of lines below the agent's level."""
         self._untold = 0
+        self.call_later: Callable[[float, Callable[[], None]], object] | None = None
+        """Calls back after so many seconds; without it no line waits."""
+        self._together: list[tuple[float, str, str, str]] = []
+        self._characters = 0
 
     def set_level(self, level: str) -> None:
         """The agent has this level from now on."""
@@ -95,16 +113,36 @@ class ChildLog:
         rank = level_number(level)
         if rank < self._lowest:
             return
-        if rank < self._threshold and self._waiting() > self._room:
-            self.dropped_for_monitors += 1
-            return
-        if self._untold and self._send("WARN", "agent", f"{self._process}: {self._untold} log lines were dropped"):
-            self._untold = 0
         if len(text) > LINE_LIMIT:
             text = f"{text[:LINE_LIMIT]}… ({len(text)} characters, cut)"
-        if not self._send(level, component, text):
+        line = (time.time(), level, component, text)
+        if rank < self._threshold:
+            self._put_together(line)
+            return
+        self.flush()
+        if self._untold:
+            told = f"{self._process}: {self._untold} log lines were dropped"
+            if self._send([(time.time(), "WARN", "agent", told)]):
+                self._untold = 0
+        if not self._send([line]):
             self.dropped += 1
             self._untold += 1
+
+    def _put_together(self, line: tuple[float, str, str, str]) -> None:
+        if not self._together and self.call_later is not None:
+            self.call_later(TOGETHER_S, self.flush)
+        self._together.append(line)
+        self._characters += len(line[3])
+        full = len(self._together) >= TOGETHER or self._characters > TOGETHER_CHARACTERS
+        if full or self.call_later is None:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._together:
+            lines, self._together, self._characters = self._together, [], 0
+            if self._waiting() > self._room or not self._send(lines):
+                self.dropped_for_monitors += len(lines)
 
     def _waiting(self) -> int:
         """Bytes of the socket's room that are taken."""
@@ -114,16 +152,16 @@ class ChildLog:
             return 0
         return int(taken)
 
-    def _send(self, level: str, component: str, text: str) -> bool:
-        line = msgpack.packb([time.time(), level, component, text], unicode_errors="surrogateescape")
+    def _send(self, lines: list[tuple[float, str, str, str]]) -> bool:
         try:
-            self._sock.send(line)
+            self._sock.send(msgpack.packb(lines, unicode_errors="surrogateescape"))
         except OSError:
             return False
         return True
 
 
-def decode_line(message: bytes) -> tuple[float, str, str, str]:
-    """Wall time (seconds since the epoch), level, component and text of a line."""
-    fields: Any = msgpack.unpackb(message, unicode_errors="surrogateescape")
-    return fields[0], fields[1], fields[2], fields[3]
+def decode_lines(message: bytes) -> Iterator[tuple[float, str, str, str]]:
+    """Wall time (seconds since the epoch), level, component and text of each line of a message."""
+    for line in msgpack.unpackb(message, unicode_errors="surrogateescape"):
+        at, level, component, text = line
+        yield at, level, component, text

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent import child
-from serfmp.agent.logging import LINE_BYTES, decode_line
+from serfmp.agent.logging import LINE_BYTES, decode_lines
 from serfmp.bus import frames
 from serfmp.bus.control import ControlSocket, send_blocking
 
@@ -178,7 +178,8 @@ class Process:
             if not message:
                 self._loop.remove(self._log)
                 return
-            on_line(*decode_line(message))
+            for line in decode_lines(message):
+                on_line(*line)
 
     def _forget(self) -> None:
         self.state = ProcessState.ENDED

@@ -9,7 +9,7 @@ import pytest
 
 from serfmp.agent.line_feed import WAITING_LINES, LineFeed
 from serfmp.agent.log_hub import RING_LINES, LogHub
-from serfmp.agent.logging import LINE_BYTES, ChildLog, decode_line
+from serfmp.agent.logging import LINE_BYTES, ChildLog, decode_lines
 from serfmp.bus import frames
 from serfmp.bus.loop import Loop
 
@@ -90,10 +90,10 @@ def test_lines_that_only_monitors_want_leave_room_for_the_others() -> None:
         assert log.dropped_for_monitors > 0
         assert log.dropped == 0
         ours.setblocking(False)
-        lines = []
+        lines: list[tuple[float, str, str, str]] = []
         while True:
             try:
-                lines.append(decode_line(ours.recv(LINE_BYTES)))
+                lines += decode_lines(ours.recv(LINE_BYTES))
             except BlockingIOError:
                 break
         assert lines[-1][1:] == ("WARN", "agent", "the one that counts")
