@@ -1,21 +1,24 @@
-"""The feed of log lines from the supervisor to the rpc process, whose clients watch the log.
+"""The feed of log lines from the supervisor to a child: to rpc, whose clients watch the log, or to the logger.
 
 Rules:
 
-* The supervisor never waits for rpc: what the socket does not take waits here, `WAITING_LINES` at most; beyond that the
-  oldest go. They are counted, and the reader sees the gap in the numbers.
+* The supervisor never waits for the reader: what the socket does not take waits here, `WAITING_LINES` at most; beyond
+  that the oldest go. They are counted, and the reader sees the gap in the numbers.
 * It is a SEQPACKET socketpair of its own, one line a message: a flood of lines delays no control frame, and a reader
   that is behind costs the kernel's buffer and no more.
-* Both ends stay with the supervisor, so that a restarted rpc process finds its end: it first gets the hub's ring, and
-  then what comes.
+* Both ends stay with the supervisor, so that a restarted reader finds its end. A new rpc process first gets the hub's
+  ring, a new logger goes on where the one before it stopped.
+* With a level, lines below it are left out, and the others have numbers of their own.
 """
 
 from __future__ import annotations
 
 import socket
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from serfmp.agent.logging import level_number
 from serfmp.bus import frames
 from serfmp.bus.loop import WRITE
 
@@ -25,24 +28,30 @@ if TYPE_CHECKING:
     from serfmp.bus.loop import Loop
 
 WAITING_LINES: Final = 1024
-"""Lines that wait for an rpc process that does not read: the ring of a new one, and as many again."""
+"""Lines that wait for a reader that does not read: the ring for a new rpc process, and as many again."""
 
 FEED_BUFFER: Final = 256 * 1024
 """Bytes of lines that wait in the kernel."""
 
 
 class LineFeed:
-    """See the module. `reader` is what the rpc process inherits."""
+    """See the module. `reader` is what the child inherits."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, level: str | None = None) -> None:
         self._loop = loop
+        self._threshold = None if level is None else level_number(level)
+        self._last = 0
         self.reader, self._writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, FEED_BUFFER)
         self._writer.setblocking(False)
         self._waiting: deque[frames.LogLine] = deque()
         self.dropped = 0
-        """Lines lost because rpc did not read fast enough."""
+        """Lines lost because the reader was not fast enough."""
         loop.add(self._writer, lambda _events: self._flush(), 0)
+
+    def set_level(self, level: str) -> None:
+        """From now on only lines of this level and above."""
+        self._threshold = level_number(level)
 
     def begin(self, lines: Iterable[frames.LogLine]) -> None:
         """A new generation of rpc will read: it gets these lines first."""
@@ -56,6 +65,11 @@ class LineFeed:
 
     def add(self, line: frames.LogLine) -> None:
         """Hand on a line, now or later."""
+        if self._threshold is not None:
+            if level_number(line.level) < self._threshold:
+                return
+            self._last += 1
+            line = replace(line, number=self._last)
         if len(self._waiting) >= WAITING_LINES:
             self._waiting.popleft()
             self.dropped += 1

@@ -28,7 +28,7 @@ class LogOutlets:
         self.hub.takers += [self.terminal.log, self.rpc_feed.add]
         self.file_feed: LineFeed | None = None
         if config.log_file:
-            self.file_feed = LineFeed(loop)
+            self.file_feed = LineFeed(loop, config.log_level)
             self.hub.takers.append(self.file_feed.add)
         self.syslog: Syslog | None = None
         if config.syslog:
@@ -46,8 +46,10 @@ class LogOutlets:
         }
 
     def set_level(self, level: str) -> None:
-        """The agent has this level from now on; the logger process sees to the file's."""
+        """The agent has this level from now on."""
         self.terminal.set_level(level)
+        if self.file_feed is not None:
+            self.file_feed.set_level(level)
         if self.syslog is not None:
             self.syslog.set_level(level)
 

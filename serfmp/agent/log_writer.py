@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from serfmp.agent.logging import LINE_BYTES, format_line, json_line, level_number
+from serfmp.agent.logging import LINE_BYTES, format_line, json_line
 from serfmp.bus import frames
 from serfmp.bus.frames import LogLine
 from serfmp.detector.disk import Disk
@@ -102,7 +102,6 @@ class LogWriter:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._loop = child.loop
-        self._threshold = level_number(child.config.log_level)
         self._json = child.config.log_json
         self._file = _File(child.config.log_file)
         self._disk = Disk(child.loop)
@@ -120,7 +119,6 @@ class LogWriter:
         self._stop_at: float | None = None
         self._last_line_at = 0.0
         self._loop.add(self._socket, lambda _events: self._read())
-        child.on_commit = self._configured
         child.on_reopen = self._reopen
         child.on_stop = self._stop
 
@@ -151,8 +149,7 @@ class LogWriter:
         if missed > 0:
             self.dropped += missed
             self._say(line.at, f"{missed} log lines did not reach the log file: it is not fast enough")
-        if level_number(line.level) >= self._threshold:
-            self._add(line)
+        self._add(line)
 
     def _say(self, at: float, text: str) -> None:
         self._add(LogLine(0, at, "WARN", "agent", text))
@@ -190,9 +187,6 @@ class LogWriter:
             self._untold = 0
             self._child.log("WARN", "agent", text)
         self._write()
-
-    def _configured(self) -> None:
-        self._threshold = level_number(self._child.config.log_level)
 
     def _reopen(self) -> None:
         self._file.stale = True

@@ -9,50 +9,38 @@ those of `AgentConfig`.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import ipaddress
-import re
-import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_PORT, AgentConfig
 from serfmp.agent.files import SettingError, Settings, read_sources
 from serfmp.agent.interfaces import interface_address, require_interface
-from serfmp.agent.keys import decode_key, read_keyring_file
+from serfmp.agent.keys import read_keyring_file
 from serfmp.agent.log_writer import require_log_file
 from serfmp.agent.runtime import base_directory
 from serfmp.agent.syslog import facility_number, find_daemon
 from serfmp.agent.tags_file import read_tags_file
-from serfmp.cli.flags import parse_tag
-from serfmp.client.address import MissingPortError, port_number, resolve_host, split_host_port
+from serfmp.cli import agent_values
+from serfmp.cli.agent_values import DEFAULT
 from serfmp.detector.config import NAME_RULE, SERF_PROTOCOL_MAX, SERF_PROTOCOL_MIN, is_valid_name
 from serfmp.detector.swim.join import SRV
-from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
 from serfmp.io.mdns import require_zeroconf
 from serfmp.io.resolver import require_dns
 from serfmp.wire.crypto import Keyring
 from serfmp.wire.host_port import join_host_port
-from serfmp.wire.packet import PacketFormat
 from serfmp.wire.tags import encode_tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
 PROFILES: Final = ("lan", "wan", "local")
 START_METHODS: Final = ("fork", "exec")
-DEFAULT: Final = AgentConfig("")
-"""Where the defaults stand."""
 BROADCAST_TIMEOUT_MIN_S: Final = 1.0
-SCRIPT_GRACE_MAX_S: Final = 3600.0
 RETRY_MIN_S: Final = 1.0
 USER_EVENT_SIZE_CAP: Final = 9216
 GOSSIP_BUDGET_MIN: Final = 64 * 1024
-WORKERS_MAX: Final = 64
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 _AS_IT_STANDS: Final = {
     "coalesce_period": "coalesce_period",
@@ -127,7 +115,8 @@ def gather(values: dict[str, Any]) -> Settings:
         "advertise": values["advertise"],
         "bind": values["bind"],
         "disable_coalescing": values["disable_coalescing"],
-        "broadcast_timeout": values["broadcast_timeout"] and _broadcast_timeout(values["broadcast_timeout"]),
+        "broadcast_timeout": values["broadcast_timeout"]
+        and agent_values.broadcast_timeout(values["broadcast_timeout"]),
         "encrypt_key": values["encrypt"],
         "event_handlers": list(values["event_handler"]),
         "discover": values["discover"],
@@ -146,7 +135,7 @@ def gather(values: dict[str, Any]) -> Settings:
         "profile": values["profile"],
         "protocol": max(0, values["protocol"]),
         "replay_on_join": values["replay"],
-        "retry_interval": values["retry_interval"] and _duration(values["retry_interval"]),
+        "retry_interval": values["retry_interval"] and agent_values.flag_duration(values["retry_interval"]),
         "retry_join": list(values["retry_join"]),
         "retry_max_attempts": values["retry_max"],
         "rejoin_after_leave": values["rejoin"],
@@ -156,15 +145,15 @@ def gather(values: dict[str, Any]) -> Settings:
         "snapshot_path": values["snapshot"],
         "start_join": list(values["join"]),
         "start_method": values["start_method"],
-        "tags": _tags(values["tag"]),
+        "tags": agent_values.tags_of_flags(values["tag"]),
         "tags_file": values["tags_file"],
     }
     if values["disable_compression"]:
         flags["enable_compression"] = False
     if values["workers"] is not None:
-        flags["workers"] = _workers(values["workers"])
+        flags["workers"] = agent_values.workers_count(values["workers"])
     if values["script_grace"]:
-        flags["script_grace"] = _script_grace(values["script_grace"])
+        flags["script_grace"] = agent_values.script_grace(values["script_grace"])
     settings = read_sources(values["config_file"])
     settings.merge("flag", flags)
     if values["script_grace"]:  # zero is a value, too
@@ -182,7 +171,7 @@ def make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig:
 
 def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig:
     get = settings.get
-    node = _node(get("node_name", ""))
+    node = agent_values.node_name(get("node_name", ""))
     handlers = tuple(get("event_handlers", ()))
     parse_handlers(handlers)
     interface = get("interface", "")
@@ -203,22 +192,22 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
     _check_mdns(settings)
     if get("rejoin_after_leave") and not get("snapshot_path"):
         warn("==> Warning: 'RejoinAfterLeave' enabled without snapshot file")
-    if _is_exposed(get("rpc_addr", DEFAULT.rpc_address)) and not get("rpc_auth"):
+    if agent_values.is_exposed(get("rpc_addr", DEFAULT.rpc_address)) and not get("rpc_auth"):
         warn(
             f"==> Warning: RPC on '{get('rpc_addr')}' can be reached from other hosts, and 'rpc_auth' is not set: "
             "whoever reaches it commands this agent"
         )
-    level = _log_level(get("log_level", ""))
+    level = agent_values.log_level(get("log_level", ""))
     facility = get("syslog_facility", DEFAULT.syslog_facility).upper()
     try:
         facility_number(facility)
     except UserError as error:
         raise SettingError("syslog_facility", str(error)) from None
-    bind_host, bind_port = _address(get("bind", DEFAULT.bind_host), DEFAULT_PORT, "bind")
+    bind_host, bind_port = agent_values.address(get("bind", DEFAULT.bind_host), DEFAULT_PORT, "bind")
     if interface:
         bind_host = interface_address(interface, bind_host, warn)
     advertise = get("advertise", "")
-    advertise_host, advertise_port = _address(advertise, 0, "advertise") if advertise else ("", 0)
+    advertise_host, advertise_port = agent_values.address(advertise, 0, "advertise") if advertise else ("", 0)
     profile = get("profile", DEFAULT.profile)
     if profile not in PROFILES:
         raise SettingError("profile", f"Unknown profile: {profile}")
@@ -233,8 +222,8 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
         bind_port=bind_port,
         advertise_host=advertise_host,
         advertise_port=advertise_port,
-        encrypt_key=_encrypt_key(get("encrypt_key", "")),
-        label=_label(get("label", "")),
+        encrypt_key=agent_values.encrypt_key(get("encrypt_key", "")),
+        label=agent_values.checked_label(get("label", "")),
         start_join=tuple(get("start_join", ())),
         retry_join=tuple(get("retry_join", ())),
         retry_interval=retry_interval,
@@ -243,11 +232,11 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
         tags=tags,
         log_level=level,
         syslog_facility=facility,
-        metrics_address=_metrics_address(get("metrics_addr", "")),
-        statsd_address=_sink_address(get("statsd_addr", ""), "statsd"),
-        statsite_address=_sink_address(get("statsite_addr", ""), "statsite"),
+        metrics_address=agent_values.metrics_address(get("metrics_addr", "")),
+        statsd_address=agent_values.sink_address(get("statsd_addr", ""), "statsd"),
+        statsite_address=agent_values.sink_address(get("statsite_addr", ""), "statsite"),
         protocol=get("protocol", DEFAULT.protocol) if get("protocol", 0) > 0 else DEFAULT.protocol,
-        workers=_workers(get("workers", DEFAULT.workers)),
+        workers=agent_values.workers_count(get("workers", DEFAULT.workers)),
         broadcast_timeout=broadcast_timeout,
         resolve_name_conflicts=not get("disable_name_resolution", False),
         **given,
@@ -328,136 +317,3 @@ def check(config: AgentConfig) -> None:
         raise UserError(
             f"Invalid gossip budget: {config.gossip_budget} bytes/s. It must be at least {GOSSIP_BUDGET_MIN}"
         )
-
-
-def _is_exposed(address: str) -> bool:
-    """Whether this address of the RPC is one that other hosts may reach."""
-    if address.startswith("unix:"):
-        return False
-    try:
-        host = split_host_port(address)[0]
-        return not ipaddress.ip_address(resolve_host(host) if host else "0.0.0.0").is_loopback
-    except (UserError, ValueError):
-        return False  # told when it is bound
-
-
-def _workers(number: int) -> int:
-    if not 1 <= number <= WORKERS_MAX:
-        text = f"Invalid number of workers: {number}. It must be in range: [1, {WORKERS_MAX}]"
-        raise SettingError("workers", text)
-    return number
-
-
-def _tags(texts: tuple[str, ...]) -> dict[str, str]:
-    try:
-        return dict(parse_tag(text) for text in texts)
-    except UserError as error:
-        raise UserError(f"Error: {error}") from None
-
-
-def _encrypt_key(text: str) -> bytes:
-    try:
-        return decode_key(text)
-    except UserError as error:
-        raise SettingError("encrypt_key", f"Invalid encryption key: {error}") from None
-
-
-def _label(label: str) -> str:
-    try:
-        PacketFormat(label=label)
-    except UserError as error:
-        raise SettingError("label", f"Invalid label: {error}") from None
-    return label
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except UserError as error:
-        raise UserError(f"Error: {error}") from None
-
-
-def _broadcast_timeout(text: str) -> float:
-    if not text:
-        return DEFAULT.broadcast_timeout
-    try:
-        return parse_duration(text) or DEFAULT.broadcast_timeout
-    except UserError as error:
-        raise UserError(f"Error: {error}") from None
-
-
-def _script_grace(text: str) -> float:
-    if not text:
-        return DEFAULT.script_grace
-    try:
-        seconds = parse_duration(text)
-    except UserError as error:
-        raise UserError(f"Invalid script grace: {error}") from None
-    if not 0 <= seconds <= SCRIPT_GRACE_MAX_S:
-        raise UserError(f"Invalid script grace: {text}. It must be in range: [0s, {SCRIPT_GRACE_MAX_S:.0f}s]")
-    return seconds
-
-
-def _node(name: str) -> str:
-    if not name:
-        name = socket.gethostname()
-    if _CONTROL.search(name):
-        text = f"Invalid node name: {name!r} holds control characters; name the node with -node"
-        raise SettingError("node_name", text)
-    return name
-
-
-def _metrics_address(text: str) -> str:
-    """A loopback `host:port`, or `unix:` and a path that is not relative."""
-    path = text.removeprefix("unix:")
-    if not text or path.startswith("/"):
-        return f"unix:{path}" if text else ""
-    try:
-        host, port_text = split_host_port(text)
-        port = port_number(port_text)
-        address = resolve_host(host)
-    except UserError as error:
-        raise UserError(f"Invalid metrics address: {error}") from None
-    if not ipaddress.ip_address(address).is_loopback:
-        raise UserError(
-            f"Invalid metrics address: {text} is no loopback address; give one such as 127.0.0.1:9464, or "
-            "unix:PATH, and put a proxy before it where others shall read it"
-        )
-    return join_host_port(address, port)
-
-
-def _sink_address(text: str, what: str) -> str:
-    if not text:
-        return ""
-    try:
-        host, port_text = split_host_port(text)
-        return join_host_port(resolve_host(host), port_number(port_text))
-    except UserError as error:
-        raise UserError(f"Failed to start {what} sink. Got: {error}") from None
-
-
-def _log_level(text: str) -> str:
-    level = text.upper() or "INFO"
-    if level not in LEVELS:
-        text = f"Invalid log level: {level}. Valid log levels are: [{' '.join(LEVELS)}]"
-        raise SettingError("log_level", text)
-    return level
-
-
-@functools.lru_cache(maxsize=64)
-def _resolved(host: str) -> str:
-    # A reload must not wait for name servers for a name that the agent's start has resolved.
-    return resolve_host(host)
-
-
-def _address(text: str, default_port: int, what: str) -> tuple[str, int]:
-    """Host and port; names are resolved. Without a port the default one."""
-    try:
-        try:
-            host, port_text = split_host_port(text)
-            port = port_number(port_text)
-        except MissingPortError:
-            host, port = text.removeprefix("[").removesuffix("]"), default_port
-        return (_resolved(host) if host else DEFAULT.bind_host), port
-    except UserError as error:
-        raise SettingError(what, f"Invalid {what} address: {error}") from None

@@ -69,6 +69,19 @@ def test_a_new_reader_gets_the_ring_and_nothing_that_was_left_for_the_one_before
     assert [line.number for line in read(feed, loop)] == list(range(2001 - RING_LINES, 2002))
 
 
+def test_a_feed_with_a_level_leaves_lines_out_without_a_gap(loop: Loop) -> None:
+    feed = LineFeed(loop, "INFO")
+    hub = LogHub()
+    hub.takers.append(feed.add)
+    for level in ("INFO", "DEBUG", "ERR", "TRACE", "odd"):
+        hub.say(level, "agent", "x")
+    feed.set_level("ERR")
+    for level in ("WARN", "ERR"):
+        hub.say(level, "agent", "x")
+    assert [(line.number, line.level) for line in read(feed, loop)] == [(1, "INFO"), (2, "ERR"), (3, "odd"), (4, "ERR")]
+    feed.close()
+
+
 def test_a_line_that_no_socket_takes_is_counted_and_holds_nothing_up(loop: Loop, feed: LineFeed) -> None:
     hub = LogHub()
     hub.takers.append(feed.add)

@@ -32,7 +32,7 @@ class Writer(Role):
 
     def start(self) -> None:
         if self.feed is None:
-            self.feed = LineFeed(self.loop)
+            self.feed = LineFeed(self.loop, "INFO")
             self.hub.takers.append(self.feed.add)
             self.process.descriptors["lines"] = self.feed.reader.fileno()
         super().start()
