@@ -35,7 +35,7 @@ def quiet(agents: list[Agent]) -> None:
 
 
 def test_of_events_that_may_be_collected_both_tell_the_latest(launch: Launcher, tmp_path: Path) -> None:
-    agents = []
+    agents: list[Agent] = []
     for kind in ("serf", "serfmp"):
         script = f'user:deploy=echo "$(cat)" >> {tmp_path}/{kind}'
         agents.append(getattr(launch, kind)(kind, join=agents[:1], handlers=[script], log_level="INFO"))
@@ -49,7 +49,7 @@ def test_of_events_that_may_be_collected_both_tell_the_latest(launch: Launcher, 
 
 
 def test_members_that_come_together_are_one_event_for_both(launch: Launcher, tmp_path: Path) -> None:
-    agents = []
+    agents: list[Agent] = []
     for kind in ("serf", "serfmp"):
         script = f'member-join=cat | cut -f1 | sort | tr "\\n" " " >> {tmp_path}/{kind}; echo >> {tmp_path}/{kind}'
         agents.append(getattr(launch, kind)(kind, join=agents[:1], handlers=[script], log_level="INFO"))
