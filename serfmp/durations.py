@@ -7,7 +7,6 @@ What does not fit into 64 bits of nanoseconds is refused, because no other progr
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from typing import Final
 
 from serfmp.errors import UserError
@@ -33,6 +32,8 @@ def parse_duration(text: str) -> float:
         return 0.0
     if not rest:
         raise UserError(f'time: invalid duration "{text}"')
+    from fractions import Fraction  # most commands read no duration
+
     total = Fraction(0)
     position = 0
     while position < len(rest):

@@ -5,7 +5,8 @@ Rules:
 * One turn is: wait, descriptors, ZeroMQ sockets, the `after_input` hook, timers, the `before_wait` hooks. Input comes
   before timers, so that after a late wake no timer fires before what had already arrived was seen.
 * A ZeroMQ socket's descriptor is edge-triggered: it may stay silent though a message waits. So `EVENTS` is asked again
-  before every wait; while a socket has input left the loop does not sleep.
+  before every wait; while a socket has input left the loop does not sleep. Behind the wait only those are asked that
+  had input then, or whose descriptors have fired since.
 * A callback for input handles a bounded amount and returns. Returning is enough: descriptors are level-triggered,
   sockets are asked again.
 * `lateness` is the time since the last look at input that was neither planned as waiting nor used for it: by how much
@@ -182,7 +183,7 @@ class Loop:
 
     def turn(self) -> None:
         """One turn, by the rules at the top of the module."""
-        ready = [watched for watched in self._watched.values() if watched.ready()]
+        ready = {number for number, watched in self._watched.items() if watched.ready()}
         planned = self._plan(busy=bool(ready or self._soon))
         found = self._epoll.poll(planned, EPOLL_BATCH)
         now = self.clock()
@@ -195,7 +196,13 @@ class Loop:
             handler = self._descriptors.get(number)
             if handler is not None:
                 handler(events)
-        for watched in list(self._watched.values()):
+        # The others had nothing when they were looked at, and nothing has come since: their descriptors are silent. What
+        # the callbacks above have brought about is found before the next wait.
+        ready.update(number for number, _ in found)
+        for number in [number for number in self._watched if number in ready]:
+            watched = self._watched.get(number)
+            if watched is None:
+                continue
             events = watched.ready()
             if events & _POLLIN and watched.on_readable is not None:
                 watched.on_readable()

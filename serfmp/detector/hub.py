@@ -116,7 +116,8 @@ class Hub:
         self._socket = make_socket(child.context, zmq.ROUTER, hwm=CHANNEL_HWM)
         self._socket.bind(child.endpoints.consumers(child.generation))
         child.loop.add_socket(self._socket, self._receive)
-        child.loop.call_every(REPAIR_PERIOD, self._repair)
+        self._repairing = False
+        """A try to reach broken consumers is planned. While none is broken nobody is woken for it."""
         child.loop.before_wait.append(self.flush)
 
     def row_changed(self, member: Member) -> None:
@@ -257,6 +258,9 @@ class Hub:
     def _break(self, consumer: _Consumer) -> None:
         self.breaks += 1
         consumer.live = False
+        if not self._repairing:
+            self._repairing = True
+            self._child.loop.call_later(REPAIR_PERIOD, self._repair)
         consumer.snapshot = None
         self._keep(consumer, [*consumer.replies, *consumer.queue])
         for held in (consumer.rows, consumer.replies, consumer.queue):
@@ -264,6 +268,7 @@ class Hub:
 
     def _repair(self) -> None:
         """Try consumers that were marked broken; one that is really gone subscribes again by itself."""
+        self._repairing = False
         for consumer in self._consumers.values():
             if consumer.generation and not consumer.live:
                 self._resume(consumer)

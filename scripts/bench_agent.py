@@ -1,0 +1,254 @@
+"""What an agent costs, side by side with the real one in one run: start, command line, memory, idle, acks, RPC.
+
+Each figure is taken several times, in rounds that alternate between the agents; the table has the median and, in
+brackets, the smallest and the largest. How noisy the machine is says the spread of a bare interpreter's start, which
+nothing of ours changes. The load's clients share the processors with the agent that they measure.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from scripts.proofs import crowd, flood, rpc_load
+from scripts.proofs.cluster import workplace
+from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser
+from scripts.proofs.resources import of_process
+from tests.harness import Agent, Launcher, RpcClient
+
+CROWDS = (3, 1000, 10000)
+CLIENTS = (1, 50)
+
+READY_BAR_S = 0.4
+COMMAND_BAR_S = 0.060
+"""Beyond a bare interpreter."""
+PSS_BAR_MB = 60.0
+IDLE_BAR_S = 0.5
+"""Processor time a minute."""
+RPC_BAR = 3.0
+"""Times the real agent's rate, for long lists of members."""
+
+ENDLESS = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How often and how long."""
+
+    starts: int = 10
+    commands: int = 20
+    idle_s: float = 60.0
+    rounds: int = 3
+    seconds: float = 2.0
+    crowds: tuple[int, ...] = CROWDS
+
+
+SHORT = Options(starts=3, commands=5, idle_s=10.0, rounds=2, seconds=0.5, crowds=CROWDS[:2])
+
+Values = dict[str, list[float]]
+
+
+def spread(values: Sequence[float], scale: float = 1.0) -> str:
+    """Median, smallest and largest."""
+    low, middle, high = min(values) * scale, statistics.median(values) * scale, max(values) * scale
+    digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def alternate(takers: dict[str, Callable[[], float]], rounds: int) -> Values:
+    """Figures of each taker, another one first in each round."""
+    found: Values = {name: [] for name in takers}
+    names = list(takers)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            found[name].append(takers[name]())
+    return found
+
+
+def starting(launch: Launcher, kind: str) -> float:
+    """Seconds from the start of an agent's process to the answer to a handshake."""
+    options = {"wait": False, "profile": "lan", "log_level": "INFO"}
+    began = time.perf_counter()
+    agent: Agent = getattr(launch, kind)("start", **options)
+    while True:
+        try:
+            with RpcClient(agent.options.rpc, deadline_s=5):
+                took = time.perf_counter() - began
+                break
+        except OSError:
+            time.sleep(0.001)
+    agent.close()
+    return took
+
+
+def running(words: Sequence[str]) -> float:
+    """Seconds that a command takes."""
+    began = time.perf_counter()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def computed(agent: Agent) -> float:
+    """Seconds that all processes of an agent have computed."""
+    root = psutil.Process(agent.pid)
+    return sum(sum(process.cpu_times()[:2]) for process in [root, *root.children(recursive=True)])
+
+
+def memory(agent: Agent) -> float:
+    """PSS of all processes of an agent, in megabytes."""
+    root = psutil.Process(agent.pid)
+    return sum(of_process(process.pid).pss for process in [root, *root.children(recursive=True)])
+
+
+def measure(launch: Launcher, options: Options, progress: Progress) -> Report:
+    """Run it."""
+    report = Report(f"an agent beside the real one; {psutil.cpu_count()} processors; median (smallest-largest)")
+    report.tell("load of the machine before", " ".join(f"{value:.1f}" for value in os.getloadavg()))
+    _starts(launch, options, report, progress)
+    _commands(launch, options, report, progress)
+    _idle(launch, options, report, progress)
+    _acks(launch, options, report, progress)
+    _rpc(launch, options, report, progress)
+    report.tell("load of the machine after", " ".join(f"{value:.1f}" for value in os.getloadavg()))
+    return report
+
+
+def _starts(launch: Launcher, options: Options, report: Report, progress: Progress) -> None:
+    found = alternate({kind: (lambda kind=kind: starting(launch, kind)) for kind in ("serfmp", "serf")}, options.starts)
+    progress.say("starts were timed")
+    ready = statistics.median(found["serfmp"])
+    report.require("ready, s: serfmp", spread(found["serfmp"]), f"<= {READY_BAR_S:g}", ready <= READY_BAR_S)
+    report.tell("ready, s: serf", spread(found["serf"]))
+
+
+def _commands(launch: Launcher, options: Options, report: Report, progress: Progress) -> None:
+    agent = launch.serfmp("asked", profile="lan", log_level="INFO")
+    address = f"-rpc-addr={agent.options.rpc}"
+    takers = {
+        "bare": [sys.executable, "-c", ""],
+        "serfmp": [sys.executable, "-m", "serfmp", "members", address],
+        "serf": ["serf", "members", address],
+    }
+    found = alternate({name: (lambda words=words: running(words)) for name, words in takers.items()}, options.commands)
+    agent.close()
+    progress.say("commands were timed")
+    report.tell("noise: a bare interpreter, ms", spread(found["bare"], 1000))
+    more = statistics.median(found["serfmp"]) - statistics.median(found["bare"])
+    report.tell("members command, ms: serfmp", spread(found["serfmp"], 1000))
+    report.require(
+        "  beyond a bare interpreter, ms", more * 1000, f"<= {COMMAND_BAR_S * 1000:g}", more <= COMMAND_BAR_S
+    )
+    report.tell("members command, ms: serf", spread(found["serf"], 1000))
+
+
+def _idle(launch: Launcher, options: Options, report: Report, progress: Progress) -> None:
+    ours = launch.serfmp("s1", profile="lan", log_level="INFO")
+    real = launch.serf("r1", profile="lan", log_level="INFO", join=[ours])
+    third = launch.serf("r2", profile="lan", log_level="INFO", join=[ours])
+    agents = {"serfmp": ours, "serf": real}
+    everybody = dict.fromkeys(("s1", "r1", "r2"), "alive")
+    for agent in (ours, real, third):
+        agent.wait_statuses(everybody, 60)
+    before = {kind: computed(agent) for kind, agent in agents.items()}
+    pss: Values = {kind: [] for kind in agents}
+    looks = 5
+    for _ in range(looks):
+        time.sleep(options.idle_s / looks)
+        for kind, agent in agents.items():
+            pss[kind].append(memory(agent))
+    used = {kind: (computed(agent) - before[kind]) * 60 / options.idle_s for kind, agent in agents.items()}
+    for agent in (ours, real, third):
+        agent.close()
+    progress.say("three idle members were watched")
+    middle = statistics.median(pss["serfmp"])
+    report.require(
+        "memory of three idle members (PSS), MB: serfmp",
+        spread(pss["serfmp"]),
+        f"<= {PSS_BAR_MB:g}",
+        middle <= PSS_BAR_MB,
+    )
+    report.tell("memory of three idle members (PSS), MB: serf", spread(pss["serf"]))
+    report.require(
+        "idle, s of processor a minute: serfmp", used["serfmp"], f"<= {IDLE_BAR_S:g}", used["serfmp"] <= IDLE_BAR_S
+    )
+    report.tell("idle, s of processor a minute: serf", used["serf"])
+
+
+def _acks(launch: Launcher, options: Options, report: Report, progress: Progress) -> None:
+    agents = {
+        kind: getattr(launch, kind)(f"acks-{kind}", profile="lan", log_level="INFO") for kind in ("serfmp", "serf")
+    }
+
+    def rate(agent: Agent, outstanding: int) -> float:
+        return flood.run(
+            agent.bind, agent.node, outstanding=outstanding, seconds=options.seconds, acks=ENDLESS, pid=agent.pid
+        ).rate
+
+    many = alternate({kind: (lambda agent=agent: rate(agent, 64)) for kind, agent in agents.items()}, options.rounds)
+    one = alternate({kind: (lambda agent=agent: 1 / rate(agent, 1)) for kind, agent in agents.items()}, options.rounds)
+    for agent in agents.values():
+        agent.close()
+    progress.say("acks were counted")
+    for kind in agents:
+        report.tell(f"acks a second, 64 pings under way: {kind}", spread(many[kind]))
+    for kind in agents:
+        report.tell(f"a ping and its ack, one at a time, µs: {kind}", spread(one[kind], 1e6))
+
+
+def _rpc(launch: Launcher, options: Options, report: Report, progress: Progress) -> None:
+    agents = {
+        kind: getattr(launch, kind)(f"rpc-{kind}", profile="lan", log_level="INFO") for kind in ("serfmp", "serf")
+    }
+
+    def rates(command: str, clients: int) -> Values:
+        def rate(agent: Agent) -> float:
+            rpc = agent.options.rpc
+            return rpc_load.run(rpc.host, rpc.port, command, clients=clients, seconds=options.seconds).rate
+
+        return alternate({kind: (lambda agent=agent: rate(agent)) for kind, agent in agents.items()}, options.rounds)
+
+    for count in options.crowds:
+        for agent in agents.values():
+            crowd.fill(agent, count)
+        progress.say(f"{count} members are known")
+        for clients in CLIENTS:
+            _told(report, f"RPC members of {count}, {clients} clients", rates("members", clients), bar=count >= 1000)
+            progress.say(f"members of {count} were asked by {clients}")
+    for command in ("stats", "event"):
+        for clients in CLIENTS:
+            _told(report, f"RPC {command}, {clients} clients", rates(command, clients), bar=False)
+    progress.say("stats and events were asked for")
+    for kind, agent in agents.items():
+        report.tell(f"memory with {options.crowds[-1]} members (PSS), MB: {kind}", memory(agent))
+        agent.close()
+
+
+def _told(report: Report, what: str, found: Values, *, bar: bool) -> None:
+    for kind, values in found.items():
+        report.tell(f"{what}, a second: {kind}", spread(values))
+    factor = statistics.median(found["serfmp"]) / statistics.median(found["serf"])
+    if bar:
+        report.require("  times the real one", factor, f">= {RPC_BAR:g}", factor >= RPC_BAR)
+    else:
+        report.tell("  times the real one", factor)
+
+
+def main() -> int:
+    """The command line."""
+    given = parser("What an agent costs, beside the real one.").parse_args()
+    end_on_terminate()
+    with workplace(given.keep) as place:
+        report = measure(place.launch, SHORT if given.short else Options(), Progress())
+    return conclude(report, given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
