@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -73,9 +74,14 @@ def alternate(takers: dict[str, Callable[[], float]], rounds: int) -> Values:
     return found
 
 
-def starting(launch: Launcher, kind: str) -> float:
+def compiled(directory: Path) -> dict[str, str]:
+    """An environment in which Python keeps what it has compiled, as an installation does."""
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(directory / "compiled")}
+
+
+def starting(launch: Launcher, kind: str, env: dict[str, str]) -> float:
     """Seconds from the start of an agent's process to the answer to a handshake."""
-    options = {"wait": False, "profile": "lan", "log_level": "INFO"}
+    options = {"wait": False, "profile": "lan", "log_level": "INFO", "env": env}
     began = time.perf_counter()
     agent: Agent = getattr(launch, kind)("start", **options)
     while True:
@@ -89,11 +95,18 @@ def starting(launch: Launcher, kind: str) -> float:
     return took
 
 
-def running(words: Sequence[str]) -> float:
-    """Seconds that a command takes."""
+def running(words: Sequence[str], env: dict[str, str], computed: list[float]) -> float:
+    """Seconds that a command takes; what it computes is added to `computed`."""
     began = time.perf_counter()
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env={**os.environ, **env})
+    _, status, usage = os.wait4(process.pid, 0)
+    took = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        message = f"{words} ended with {process.returncode}"
+        raise RuntimeError(message)
+    computed.append(usage.ru_utime + usage.ru_stime)
+    return took
 
 
 def computed(agent: Agent) -> float:
@@ -108,12 +121,13 @@ def memory(agent: Agent) -> float:
     return sum(of_process(process.pid).pss for process in [root, *root.children(recursive=True)])
 
 
-def measure(launch: Launcher, options: Options, progress: Progress) -> Report:
+def measure(launch: Launcher, options: Options, progress: Progress, env: dict[str, str]) -> Report:
     """Run it."""
     report = Report(f"an agent beside the real one; {psutil.cpu_count()} processors; median (smallest-largest)")
     report.tell("load of the machine before", " ".join(f"{value:.1f}" for value in os.getloadavg()))
-    _starts(launch, options, report, progress)
-    _commands(launch, options, report, progress)
+    starting(launch, "serfmp", env)
+    _starts(launch, options, report, progress, env)
+    _commands(launch, options, report, progress, env)
     _idle(launch, options, report, progress)
     _acks(launch, options, report, progress)
     _rpc(launch, options, report, progress)
@@ -121,15 +135,17 @@ def measure(launch: Launcher, options: Options, progress: Progress) -> Report:
     return report
 
 
-def _starts(launch: Launcher, options: Options, report: Report, progress: Progress) -> None:
-    found = alternate({kind: (lambda kind=kind: starting(launch, kind)) for kind in ("serfmp", "serf")}, options.starts)
+def _starts(launch: Launcher, options: Options, report: Report, progress: Progress, env: dict[str, str]) -> None:
+    found = alternate(
+        {kind: (lambda kind=kind: starting(launch, kind, env)) for kind in ("serfmp", "serf")}, options.starts
+    )
     progress.say("starts were timed")
     ready = statistics.median(found["serfmp"])
     report.require("ready, s: serfmp", spread(found["serfmp"]), f"<= {READY_BAR_S:g}", ready <= READY_BAR_S)
     report.tell("ready, s: serf", spread(found["serf"]))
 
 
-def _commands(launch: Launcher, options: Options, report: Report, progress: Progress) -> None:
+def _commands(launch: Launcher, options: Options, report: Report, progress: Progress, env: dict[str, str]) -> None:
     agent = launch.serfmp("asked", profile="lan", log_level="INFO")
     address = f"-rpc-addr={agent.options.rpc}"
     takers = {
@@ -137,7 +153,12 @@ def _commands(launch: Launcher, options: Options, report: Report, progress: Prog
         "serfmp": [sys.executable, "-m", "serfmp", "members", address],
         "serf": ["serf", "members", address],
     }
-    found = alternate({name: (lambda words=words: running(words)) for name, words in takers.items()}, options.commands)
+    used: Values = {name: [] for name in takers}
+    running(takers["serfmp"], env, [])
+    found = alternate(
+        {name: (lambda name=name, words=words: running(words, env, used[name])) for name, words in takers.items()},
+        options.commands,
+    )
     agent.close()
     progress.say("commands were timed")
     report.tell("noise: a bare interpreter, ms", spread(found["bare"], 1000))
@@ -146,6 +167,8 @@ def _commands(launch: Launcher, options: Options, report: Report, progress: Prog
     report.require(
         "  beyond a bare interpreter, ms", more * 1000, f"<= {COMMAND_BAR_S * 1000:g}", more <= COMMAND_BAR_S
     )
+    for name, values in used.items():
+        report.tell(f"  of which computed, ms: {name}", spread(values, 1000))
     report.tell("members command, ms: serf", spread(found["serf"], 1000))
 
 
@@ -246,7 +269,8 @@ def main() -> int:
     given = parser("What an agent costs, beside the real one.").parse_args()
     end_on_terminate()
     with workplace(given.keep) as place:
-        report = measure(place.launch, SHORT if given.short else Options(), Progress())
+        options = SHORT if given.short else Options()
+        report = measure(place.launch, options, Progress(), compiled(place.directory))
     return conclude(report, given.json)
 
 

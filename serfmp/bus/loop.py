@@ -196,8 +196,8 @@ class Loop:
             handler = self._descriptors.get(number)
             if handler is not None:
                 handler(events)
-        # The others had nothing when they were looked at, and their descriptors have been silent since. What the callbacks
-        # above have brought about is found before the next wait.
+        # The others had nothing when they were looked at, and their descriptors have been silent since. What the
+        # callbacks above have brought about is found before the next wait.
         ready.update(number for number, _ in found)
         for number in [number for number in self._watched if number in ready]:
             watched = self._watched.get(number)
