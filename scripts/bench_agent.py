@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -266,10 +266,14 @@ def _told(report: Report, what: str, found: Values, *, bar: bool) -> None:
 
 def main() -> int:
     """The command line."""
-    given = parser("What an agent costs, beside the real one.").parse_args()
+    arguments = parser("What an agent costs, beside the real one.")
+    arguments.add_argument("--rounds", type=int, default=None, help="of acks and RPC (3; short: 2)")
+    arguments.add_argument("--seconds", type=float, default=None, help="of such a round (2; short: 0.5)")
+    given = arguments.parse_args()
     end_on_terminate()
     with workplace(given.keep) as place:
         options = SHORT if given.short else Options()
+        options = replace(options, rounds=given.rounds or options.rounds, seconds=given.seconds or options.seconds)
         report = measure(place.launch, options, Progress(), compiled(place.directory))
     return conclude(report, given.json)
 

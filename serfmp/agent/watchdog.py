@@ -102,7 +102,7 @@ class Watchdog:
 
 def run_delay(pid: int) -> float:
     """Seconds that a process has waited for a processor so far; 0.0 where the kernel does not tell."""
-    # Asked of each child four times a second for as long as the agent lives; a file object would cost several times this.
+    # Asked of each child four times a second for as long as the agent lives: no file object.
     try:
         descriptor = os.open(f"/proc/{pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
