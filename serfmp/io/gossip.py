@@ -266,13 +266,7 @@ class Gossip:
                 if not self._reading and self._feed.room:
                     self._reading = True
                     self._loop.change(self._udp, READ)
-                budget = COMPRESSED_PER_TURN
-                for host, port, checksum, token, parts in packets:
-                    worth = budget > 0 and sum(map(len, parts)) > self._format.compress_over
-                    budget -= worth
-                    self._transmit(
-                        host, port, token, seal_packet(parts, checksum, self._format if worth else self._uncompressed)
-                    )
+                self._transmit_all(packets)
             case frames.Fence(token):
                 # Answered after the next look at the sockets: what has arrived by now is handed over first.
                 self._fences.append(token)
@@ -285,6 +279,20 @@ class Gossip:
                 self._streams.close(stream)
             case frames.NameResolve(token, host, port):
                 self._resolver.resolve(token, host, port)
+
+    def _transmit_all(self, packets: list[frames.Transmission]) -> None:
+        budget = COMPRESSED_PER_TURN
+        sealed: dict[tuple[bool, tuple[bytes, ...]], Sequence[bytes]] = {}
+        for host, port, checksum, token, parts in packets:
+            # What is new goes to several nodes: it is sealed once.
+            key = checksum, tuple(parts)
+            datagrams = sealed.get(key)
+            if datagrams is None:
+                worth = budget > 0 and sum(map(len, parts)) > self._format.compress_over
+                budget -= worth
+                datagrams = seal_packet(parts, checksum, self._format if worth else self._uncompressed)
+                sealed[key] = datagrams
+            self._transmit(host, port, token, datagrams)
 
     def _transmit(self, host: str, port: int, token: int, datagrams: Sequence[bytes]) -> None:
         for datagram in datagrams:
