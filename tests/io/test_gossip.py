@@ -318,15 +318,18 @@ def test_packets_are_sealed_and_opened_with_key_and_label_compressed_or_not(
         peer.sendto(datagram, secret.address)
     secret.until(lambda: secret.parts() == wanted * 2, "all messages, sealed with either key")
     host, port = peer.getsockname()
-    secret.send(frames.Transmit(0, [(host, port, True, 0, tuple(wanted)) for _ in range(5)]))
-    sizes = []
-    for _ in range(5):
+    different = [tuple(wanted[number:]) for number in range(5)]
+    secret.send(frames.Transmit(0, [(host, port, True, 0, parts) for parts in different]))
+    shares = []
+    for parts in different:
         datagram = peer.recv(2000)
         opened = open_packet(datagram, SECRET)
         assert isinstance(opened, Opened)
-        assert list(opened.parts) == wanted
-        sizes.append(len(datagram))
-    assert min(sizes) < max(sizes), "only the first packets of a turn are compressed"
+        assert opened.parts == parts
+        shares.append(len(datagram) / sum(map(len, parts)))
+    assert min(shares[2:]) > 1.0 > max(shares[:2]), "only the first packets of a turn are compressed"
+    secret.send(frames.Transmit(0, [(host, port, True, 0, tuple(wanted)) for _ in range(5)]))
+    assert len({peer.recv(2000) for _ in range(5)}) == 1, "what goes to several nodes is sealed once"
 
 
 @pytest.mark.parametrize(
