@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -56,6 +57,17 @@ def require_log_file(path: str) -> None:
         os.close(open_log_file(path))
     except OSError as error:
         raise UserError(f"Failed to open the log file: {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def check_log_file(path: str) -> None:
+    """Raise `UserError` if a log file could not be written, without making it."""
+    place = Path(path)
+    target = place if place.exists() else place.parent
+    if place.is_dir() or not os.access(target, os.W_OK):
+        reason = os.strerror(
+            errno.EISDIR if place.is_dir() else errno.EACCES if target.exists() else errno.ENOENT
+        ).lower()
+        raise UserError(f"Failed to open the log file: {path}: {reason}")
 
 
 class _File:

@@ -82,10 +82,7 @@ class Reload:
         return self._timer is not None
 
     def begin(self, present: AgentConfig, processes: list[Process]) -> None:
-        """Read again and ask all. `present` is the agent's configuration as it is."""
-        if self.under_way:
-            self._say("A reload is under way already")
-            return
+        """Read again and ask all; not while one is under way. `present` is the agent's configuration as it is."""
         try:
             self._read_now = read = self._read()
         except UserError as error:

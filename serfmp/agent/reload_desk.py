@@ -1,7 +1,8 @@
 """Where reloads are asked for, by SIGHUP or over RPC, and where those who asked, and the service manager, hear of them.
 
-Rules: one reload at a time; who asks meanwhile is told so. What a reload says goes to standard output and to those who
-asked for it. One that is asked for by SIGHUP before the start is complete is carried out then.
+Rules: one reload at a time; whoever asks meanwhile gets one more behind it, because files may have changed since. What
+a reload says goes to standard output and to those who asked for it. One that is asked for by SIGHUP before the start is
+complete is carried out then.
 """
 
 from __future__ import annotations
@@ -60,49 +61,49 @@ class FixedSource:
 
 
 class ReloadDesk:
-    """See the module. `adopt` makes a configuration the agent's; `say` writes a `==>` line."""
+    """See the module. `present()` gives configuration, processes and, for the service manager, the agent's status.
+
+    `adopt` makes a configuration the agent's; `say` writes a `==>` line.
+    """
 
     def __init__(
         self,
         loop: Loop,
         config: AgentConfig,
         source: ConfigSource,
+        present: Callable[[], tuple[AgentConfig, list[Process], str]],
         adopt: Callable[[AgentConfig, TagsRequest], None],
         say: Callable[[str], None],
         manager: ServiceManager,
     ) -> None:
         self._source = source
+        self._present = present
         self._adopt = adopt
         self._output = say
         self._manager = manager
-        self._status = ""
         self._lines: list[str] = []
         self._askers: list[Answer] = []
+        self._next_askers: list[Answer] = []
+        self._next = ""
+        """Why the next reload follows at once; empty: it does not."""
         self._reload = Reload(loop, self._read, config, self._adopted, self._say)
         self._reload.on_done = self._done
         self.on_agreed = self._reload.on_agreed
         self.on_end = self._reload.on_end
 
-    def begin(self, why: str, present: AgentConfig, processes: list[Process], status: str) -> None:
-        """Read flags and files again and ask all processes. `status` is for the service manager, when it is over."""
+    def begin(self, why: str, answer: Answer | None = None) -> None:
+        """Read flags and files again and ask all processes; `answer` is told how that ended."""
         if self._reload.under_way:
-            self._output(why)
-            self._output("A reload is under way already")
+            self._next = why
+            self._next_askers += [answer] if answer is not None else []
             return
-        self._status = status
+        self._askers += [answer] if answer is not None else []
         self._lines.clear()
         self._manager.reloading()
         self._output(why)
         self._output("Reloading configuration...")
-        self._reload.begin(present, processes)
-
-    def ask(self, present: AgentConfig, processes: list[Process], status: str, answer: Answer) -> None:
-        """Somebody asks for a reload and wants to know how it ends."""
-        if self._reload.under_way:
-            answer({"ok": False, "lines": ["a reload is under way already; try again"]})
-            return
-        self._askers.append(answer)
-        self.begin("Asked to reload", present, processes, status)
+        config, processes, _status = self._present()
+        self._reload.begin(config, processes)
 
     def _read(self) -> AgentConfig:
         return self._source.read(lambda text: self._say(text.removeprefix("==> ")))
@@ -116,7 +117,10 @@ class ReloadDesk:
         self._output(text)
 
     def _done(self, ok: bool) -> None:
-        self._manager.ready(self._status)
-        askers, self._askers = self._askers, []
+        self._manager.ready(self._present()[2])
+        askers, self._askers, self._next_askers = self._askers, self._next_askers, []
         for answer in askers:
             answer({"ok": ok, "lines": list(self._lines)})
+        why, self._next = self._next, ""
+        if why:
+            self.begin(why)

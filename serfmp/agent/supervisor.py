@@ -111,8 +111,16 @@ class Supervisor:
         self._terminal, self._log = self._outlets.terminal, self._outlets.hub.say
         self._source = source
         self._manager = ServiceManager(self.loop, os.environ, lambda level, text: self._log(level, "agent", text))
-        self._reload = ReloadDesk(self.loop, config, source, self._adopt, self._terminal.output, self._manager)
         self._processes: list[Process] = []
+        self._reload = ReloadDesk(
+            self.loop,
+            config,
+            source,
+            lambda: (self.config, self._processes, status(self.config)),
+            self._adopt,
+            self._terminal.output,
+            self._manager,
+        )
         self._runtime: RuntimeDirectory | None = None
         self._journals: dict[str, int] = {}
         self._started = False
@@ -549,11 +557,11 @@ class Supervisor:
         for process in self._processes:
             if process.role == LAST_ROLE:
                 process.send(frames.Reopen())
-        self._reload.begin("Caught signal: hangup", self.config, self._processes, status(self.config))
+        self._reload.begin("Caught signal: hangup")
 
     def _reload_for(self, answer: Callable[[dict[str, Any]], None]) -> None:
         if self._released and not self._leaving and not self._stopping:
-            self._reload.ask(self.config, self._processes, status(self.config), answer)
+            self._reload.begin("Asked to reload", answer)
         else:
             answer({"ok": False, "lines": [ENDING if self._released else STARTING]})
 

@@ -246,6 +246,7 @@ def _check(source: AgentSource, form: str) -> int:
     try:
         # JSON stays JSON: what is odd is told beside it.
         config = source.start(complain if form == "json" else say)
+        require_logs(config, make=False)
         check(with_files(config))
     except UserError as error:
         say(f"==> {error}")

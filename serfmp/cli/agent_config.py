@@ -15,7 +15,7 @@ from serfmp.agent.config import DEFAULT_PORT, AgentConfig
 from serfmp.agent.files import SettingError, Settings, read_sources
 from serfmp.agent.interfaces import interface_address, require_interface
 from serfmp.agent.keys import read_keyring_file
-from serfmp.agent.log_writer import require_log_file
+from serfmp.agent.log_writer import check_log_file, require_log_file
 from serfmp.agent.runtime import base_directory
 from serfmp.agent.syslog import facility_number, find_daemon
 from serfmp.agent.tags_file import read_tags_file
@@ -273,12 +273,15 @@ def in_effect(config: AgentConfig) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value != ""}
 
 
-def require_logs(config: AgentConfig) -> None:
-    """Refuse a log file that cannot be written, and a syslog that is not there. Raises `UserError`."""
+def require_logs(config: AgentConfig, *, make: bool = True) -> None:
+    """Refuse a log file that cannot be written, and a syslog that is not there. Raises `UserError`.
+
+    `make`: the file is made if there is none.
+    """
     if config.syslog:
         find_daemon(config.syslog_socket)
     if config.log_file:
-        require_log_file(config.log_file)
+        (require_log_file if make else check_log_file)(config.log_file)
 
 
 def with_files(config: AgentConfig) -> AgentConfig:

@@ -9,12 +9,15 @@ import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from serfmp.agent.config import AgentConfig
 from serfmp.agent.line_feed import LineFeed
 from serfmp.agent.log_hub import LogHub
 from serfmp.agent.logging import json_line
 from serfmp.bus import frames
 from serfmp.bus.frames import LogLine
+from serfmp.cli.main import main
 from tests.harness import Launcher, eventually
 from tests.harness.role import Role
 
@@ -155,6 +158,18 @@ def test_an_agent_logs_to_a_file_to_its_very_end(launch: Launcher, tmp_path: Pat
         assert {row["node"] for row in rows} == {"one"}
         assert abs(datetime.fromisoformat(rows[-1]["time"]) - datetime.now(UTC)).total_seconds() < 60
     assert "Serf agent running!" in agent.log()
+
+
+def test_a_check_refuses_what_a_start_would_refuse_and_makes_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = ["agent", "-check", "-node=n"]
+    assert main([*check, f"-log-file={tmp_path / 'serf.log'}"]) == 0
+    assert list(tmp_path.iterdir()) == []
+    for path, reason in ((tmp_path, "is a directory"), (tmp_path / "gone" / "x", "no such file or directory")):
+        capsys.readouterr()
+        assert main([*check, f"-log-file={path}"]) == 1
+        assert capsys.readouterr().out == f"==> Failed to open the log file: {path}: {reason}\n"
 
 
 def test_a_log_file_that_cannot_be_written_is_refused(launch: Launcher, tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serfmp.client import AgentError, Client
+from serfmp.client import AgentError, Client, ReloadResult
 from tests.harness import Agent, Launcher, needs_serf
 
 DEADLINE_S = 30.0
@@ -69,6 +71,26 @@ def test_the_running_configuration_has_its_origins_and_follows_reloads_and_tags(
     table = run("config", rpc, "show")[1].splitlines()
     assert table[0].split() == ["key", "value", "from"]
     assert any(row.split() == ["heal_interval", "300s", "default"] for row in table)
+
+
+def test_reloads_that_are_asked_for_at_once_are_carried_out_one_after_another(launch: Launcher, tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    write(file, '"log_level": "info"')
+    agent = launch.serfmp("one", extra=[f"-config-file={file}"], log_level="")
+    agent.wait_log("Log data will now", DEADLINE_S)
+    write(file, '"log_level": "debug"')
+
+    def ask(_number: int) -> ReloadResult:
+        with Client(str(agent.options.rpc)) as client:
+            return client.reload()
+
+    agent.signal(signal.SIGHUP)
+    with ThreadPoolExecutor() as pool:
+        # Asked for while the first one is under way, or behind it: both are answered.
+        assert [result.ok for result in pool.map(ask, range(2))] == [True, True]
+    said = [line for line in agent.log().splitlines() if line.startswith("==> Reload")]
+    assert said.count("==> Reloaded: log_level: INFO → DEBUG") == 1
+    assert 2 <= said.count("==> Reloading configuration...") <= 3
 
 
 def test_a_reload_that_fails_tells_why(launch: Launcher, tmp_path: Path) -> None:

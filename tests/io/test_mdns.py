@@ -10,10 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from serfmp.agent.config import AgentConfig
+from serfmp.bus import frames
 from serfmp.cli.main import main
+from serfmp.io import mdns
 from tests.harness import Agent, Launcher, LoopbackAllocator, needs_serf
+from tests.harness.role import Role
 
-pytest.importorskip("zeroconf")
+zeroconf = pytest.importorskip("zeroconf")
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE_S = 30.0
@@ -56,6 +60,51 @@ def test_the_real_agent_is_found_and_finds(launch: Launcher, loopback: LoopbackA
     ours = discovering(launch, "ours", cluster)
     for agent in (real, ours):
         agent.wait_statuses({"real": "alive", "ours": "alive"}, DEADLINE_S)
+
+
+class Finder(Role):
+    """The mdns process for real; the test is its supervisor."""
+
+    def __init__(self, cluster: str) -> None:
+        config = AgentConfig(
+            node="finder",
+            discover=cluster,
+            mdns_interface=LOOPBACK,
+            mdns_disable_ipv6=True,
+            advertise_address=b"\x7f\0\0\1",
+            advertise_port=7946,
+        )
+        super().__init__("mdns", config, {}, {})
+
+    def asked(self) -> list[str]:
+        return [frame.address for frame in self.frames if isinstance(frame, frames.Discovered)]
+
+
+def test_what_cannot_be_joined_is_tried_again_and_what_was_joined_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns, "RETRY", 0.3)
+    cluster = cluster_name()
+    kind = mdns.service_type(cluster)
+    finder = Finder(cluster)
+    speaker = zeroconf.Zeroconf(interfaces=["127.0.0.1"], ip_version=zeroconf.IPVersion.V4Only)
+    try:
+        for port in (1111, 7946):
+            info = zeroconf.ServiceInfo(
+                kind, f"n{port}.{kind}", port=port, addresses=[b"\x7f\0\0\1"], server=f"n{port}.local."
+            )
+            speaker.register_service(info, cooperating_responders=True, strict=False)
+        finder.until(lambda: finder.asked() == ["127.0.0.1:1111"], "it is found; the own address is not")
+        finder.process.send(frames.DiscoveredJoined("127.0.0.1:1111", "nobody there"))
+        finder.until(lambda: len(finder.asked()) == 2, "it is tried again")
+        finder.process.send(frames.DiscoveredJoined("127.0.0.1:1111", ""))
+        finder.until(lambda: "[INFO] agent.mdns: Joined 1 hosts" in finder.log, "it was joined")
+        assert "[ERR] agent.mdns: Failed to join: nobody there" in finder.log
+        started = finder.loop.clock()
+        finder.until(lambda: finder.loop.clock() > started + 1, "three more tries would be due")
+        assert finder.asked() == ["127.0.0.1:1111"] * 2
+        assert finder.stop() == 0
+    finally:
+        speaker.close()
+        finder.close()
 
 
 @pytest.mark.parametrize(
