@@ -11,6 +11,7 @@ with unknown fields, the others for a repeated refusal, as they know it from Ser
 
 from __future__ import annotations
 
+import functools
 import hmac
 import os
 import platform
@@ -114,6 +115,8 @@ class Commands:
             "reload": inquiries.reload,
             "bus": self._bus,
         }
+        self._shown_handlers: tuple[Any, dict[str, str]] = (None, {})
+        """The handlers of a configuration, and how `stats` shows them."""
 
     def execute(self, connection: Connection, request: Request) -> None:
         """Carry out a request; `connection.answer` is called now or later."""
@@ -171,24 +174,22 @@ class Commands:
     def _stats(self, connection: Connection, request: Request) -> None:
         config = self._child.config
         own = self._replica.member(config.node)
-        handlers = {
-            f"{pattern.kind.label if pattern.kind is not None else '*'}:{pattern.name}": spec.shown_command
-            for spec in parse_handlers(config.handlers)
-            for pattern in spec.patterns
-        }
-        machine = platform.machine()
+        if self._shown_handlers[0] is not config.handlers:
+            shown = {
+                f"{pattern.kind.label if pattern.kind is not None else '*'}:{pattern.name}": spec.shown_command
+                for spec in parse_handlers(config.handlers)
+                for pattern in spec.patterns
+            }
+            self._shown_handlers = (config.handlers, shown)
         runtime = {
-            "arch": _ARCHITECTURES.get(machine, machine),
-            "cpu_count": str(os.cpu_count() or 1),
+            **_machine(),
             "goroutines": str(threading.active_count()),
             "max_procs": str(len(os.sched_getaffinity(0))),
-            "os": platform.system().lower(),
-            "version": f"python{platform.python_version()}",
         }
         sections = {
             "agent": {"name": config.node},
-            "event_handlers": handlers,
-            "runtime": runtime,
+            "event_handlers": self._shown_handlers[1],
+            "runtime": dict(sorted(runtime.items())),
             "serf": dict(sorted(self._replica.serf_stats().items())),
             "tags": dict(sorted((own.tags if own is not None else config.tags).items())),
         }
@@ -415,3 +416,15 @@ class Commands:
 
     def _agent_log(self, level: str, text: str) -> None:
         self._child.log(level, "agent", text)
+
+
+@functools.cache
+def _machine() -> dict[str, str]:
+    """What `stats` tells of the machine and does not change."""
+    machine = platform.machine()
+    return {
+        "arch": _ARCHITECTURES.get(machine, machine),
+        "cpu_count": str(os.cpu_count() or 1),
+        "os": platform.system().lower(),
+        "version": f"python{platform.python_version()}",
+    }

@@ -39,6 +39,8 @@ class Replica:
         self._rows: dict[str, tuple[Member, bytes]] = {}
         self._coming: dict[str, tuple[Member, bytes]] | None = None
         self._all: bytes | None = None
+        self._counts: Counter[MemberStatus] | None = None
+        """Members in each state; like the list of all, made when it is asked for."""
 
     def take(self, frame: Any) -> None:
         """A frame of the detector's stream."""
@@ -49,14 +51,14 @@ class Replica:
                 self._put(self._coming, rows)
                 if last:
                     self._rows, self._coming = self._coming, None
-                    self._all = None
+                    self._all = self._counts = None
                     self.complete = True
             case frames.MemberRow(row):
                 self._put(self._rows, [row])
-                self._all = None
+                self._all = self._counts = None
             case frames.MemberGone(name):
                 self._rows.pop(name, None)
-                self._all = None
+                self._all = self._counts = None
             case frames.DetectorState(lifecycle, stats):
                 self.lifecycle = lifecycle
                 self._stats = dict(stats)
@@ -99,7 +101,9 @@ class Replica:
 
     def serf_stats(self) -> dict[str, str]:
         """The section `serf` of `stats`; what the table says is counted here, so that it agrees with `members`."""
-        counts = Counter(row.status for row, _ in self._rows.values())
+        if self._counts is None:
+            self._counts = Counter(row.status for row, _ in self._rows.values())
+        counts = self._counts
         return {
             **self._stats,
             "members": str(len(self._rows)),
