@@ -153,7 +153,7 @@ class Cluster:
         for stream in [stream for stream, (opener, *_) in self._streams.items() if opener is host]:
             del self._streams[stream]
         self._end_streams(host, silent=False)
-        host.hand_in(lambda core: core.gossip_restarted(self.now))
+        host.hand_in(lambda core: core.gossip_restarted(host.now))
 
     def acknowledge(self, host: Host) -> None:
         """The consumers of a host take what they got."""
@@ -169,7 +169,7 @@ class Cluster:
             host.requests += 1
             number = host.requests
         asked = ("rpc", 1, number)
-        host.hand_in(lambda core: core.request(asked, request, self.now))
+        host.hand_in(lambda core: core.request(asked, request, host.now))
         return number
 
     def join(self, host: Host, *others: Host, replay: bool = True) -> int:
@@ -188,7 +188,7 @@ class Cluster:
 
     def forge(self, host: Host, message: Message) -> None:
         """Hand a message in that nobody sent."""
-        host.hand_in(lambda core: core.receive(message, ("127.255.255.254", PORT), self.now, timed=False))
+        host.hand_in(lambda core: core.receive(message, ("127.255.255.254", PORT), host.now, timed=False))
 
     # --- clock --------------------------------------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class Cluster:
         core = host.alive
         self.scheduler.after(
             self.network.delay(),
-            lambda: host.hand_in(lambda core: core.resolved(token, addresses, error, self.now), core),
+            lambda: host.hand_in(lambda core: core.resolved(token, addresses, error, host.now), core),
         )
 
     # --- UDP ----------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class Cluster:
 
         def hand_in(core: SeenCore) -> None:
             for message in messages:
-                core.receive(message, source, arrival, timed=True)
+                core.receive(message, source, arrival - target.slept, timed=True)
 
         self.scheduler.at(arrival, lambda: target.hand_in(hand_in))
 
@@ -304,7 +304,7 @@ class Cluster:
         place = f"{effect.destination[0]}:{effect.destination[1]}"
 
         def replied(error: str) -> Input:
-            return lambda core: core.stream_replied(effect.token, None, error, True, self.now)
+            return lambda core: core.stream_replied(effect.token, None, error, True, host.now)
 
         timeout = replied(f"dial tcp {place}: i/o timeout")
         refused = replied(f"dial tcp {place}: connect: connection refused")
@@ -321,7 +321,7 @@ class Cluster:
         source = (host.endpoint[0], STREAM_PORT)
         self.scheduler.after(
             network.delay(),
-            lambda: target.hand_in(lambda core: core.receive_stream(stream, effect.request, source, self.now)),
+            lambda: target.hand_in(lambda core: core.receive_stream(stream, effect.request, source, target.now)),
         )
 
     def _answer_stream(self, stream: int, reply: bytes | None) -> None:
@@ -332,7 +332,7 @@ class Cluster:
         if self.network.stream(target.name, host.name):
             self.scheduler.after(
                 self.network.delay(),
-                lambda: host.hand_in(lambda core: core.stream_replied(token, reply, error, False, self.now), core),
+                lambda: host.hand_in(lambda core: core.stream_replied(token, reply, error, False, host.now), core),
             )
 
     def _end_streams(self, host: Host, silent: bool) -> None:

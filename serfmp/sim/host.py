@@ -9,11 +9,13 @@ Rules (those of `serfmp.detector.process`):
 * A paused host takes no input and fires no timer. When it goes on it takes all that arrived, then the core is told of
   the time that it lost, then timers fire.
 * Long merges are done in slices, one a turn; other input comes between them.
+* A suspended host loses what was sent to it, and its clock stands still; the core is told when it goes on.
 * A killed detector loses everything but the journal. Consumers go on, and drop repeats by sequence number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from random import Random
 from typing import Final, Protocol
@@ -119,6 +121,8 @@ class Host:
         self.counters: dict[str, int] = {}
         self.requests = 0
         self.paused = False
+        self.slept = 0.0
+        """Seconds for which the machine was suspended: its clock is so far behind."""
         self.silent = False
         """The machine is gone, not only the process: connections are not refused but time out."""
         self.crash_after_records: int | None = None
@@ -140,6 +144,7 @@ class Host:
     def _stop(self) -> None:
         self.core = None
         self.paused = False
+        self.asleep = False
         self._inbox: list[tuple[Input, SeenCore | None]] = []
         self._paused_until = self._planned = 0.0
         self._fenced_until = 0.0
@@ -155,7 +160,7 @@ class Host:
         self.silent = False
         recovered = Recovered.replay(self.journal) if self.journal else None
         rng = Random(f"{self._seed} {self.name} {self.life} {self.generation}")
-        self.core = SeenCore(self.config, rng, self._clock.now, self.generation, recovered)
+        self.core = SeenCore(self.config, rng, self.now, self.generation, recovered)
         for consumer in CONSUMERS:
             for event in self.core.outbox(self.taken[consumer]):
                 self._take(consumer, event)
@@ -174,20 +179,44 @@ class Host:
         """Stop the process for a while."""
         if self.core is None:
             return
-        now = self._clock.now
+        now = self.now
         if not self.paused:
             deadline = self.core.next_deadline()
             self._planned = min(now + IDLE_WAIT, max(now, deadline) if deadline is not None else now + IDLE_WAIT)
         self.paused = True
         self._paused_until = max(self._paused_until, now + seconds)
-        self._clock.at(self._paused_until, self._resume)
+        self._clock.at(self._paused_until + self.slept, self._resume)
 
     def press(self, level: int) -> None:
         """The host lets the process down that much from now on, as the process reads it from kernel and lateness."""
-        self.hand_in(lambda core: core.pressed(self._clock.now, level, level / 10, None))
+        self.hand_in(lambda core: core.pressed(self.now, level, level / 10, None))
+
+    @property
+    def now(self) -> float:
+        """The host's own clock."""
+        return self._clock.now - self.slept
+
+    def suspend(self, seconds: float) -> None:
+        """The machine sleeps."""
+        if self.core is None or self.asleep:
+            return
+        self.asleep = True
+        core = self.core
+        self._clock.after(seconds, lambda: self._go_on(core, seconds))
+
+    def _go_on(self, core: SeenCore, seconds: float) -> None:
+        self.slept += seconds
+        if self.core is not core:
+            return
+        self.asleep = False
+        core.suspended(self.now, seconds)
+        kept, self._inbox = self._inbox, []
+        for action, _ in kept:
+            action(core)
+        self._tick()
 
     def _resume(self) -> None:
-        core, now = self.core, self._clock.now
+        core, now = self.core, self.now
         if core is None or not self.paused or now < self._paused_until:
             return
         self.paused = False
@@ -207,15 +236,19 @@ class Host:
         core = self.core
         if core is None or (meant is not None and meant is not core):
             return
-        if not self.paused:
+        if self.asleep:
+            # Packets are lost; how own requests ended is told when the machine goes on.
+            if meant is not None:
+                self._inbox.append((action, meant))
+        elif not self.paused:
             action(core)
             self.settle()
         elif len(self._inbox) < INBOX_LIMIT:
             self._inbox.append((action, meant))
 
     def _tick(self) -> None:
-        core, now = self.core, self._clock.now
-        if core is None or self.paused:
+        core, now = self.core, self.now
+        if core is None or self.paused or self.asleep:
             return
         if not self._fence_out and core.blame_due(now):
             self._fence_out = True
@@ -226,7 +259,7 @@ class Host:
     def _fence_back(self, sent: float) -> None:
         self._fence_out, self._fenced_until = False, sent
         if self.core is not None:
-            self.core.advance(self._clock.now, sent)
+            self.core.advance(self.now, sent)
 
     def _wake(self, time: float) -> None:
         if time == self._wake_at:
@@ -236,13 +269,16 @@ class Host:
     def _plan(self, core: SeenCore) -> None:
         """Wake at the next deadline. While a fence is out that is when it comes back."""
         deadline = core.next_deadline()
-        if deadline is not None and not self._fence_out and not self.paused and deadline < self._wake_at:
-            self._wake_at = deadline = max(deadline, self._clock.now)
-            self._clock.at(deadline, lambda: self._wake(deadline))
+        if deadline is not None and not self._fence_out and not self.paused and deadline + self.slept < self._wake_at:
+            wake_at = max(deadline + self.slept, self._clock.now)
+            while wake_at - self.slept < deadline:  # rounding must not wake it before its own clock says so
+                wake_at = math.nextafter(wake_at, math.inf)
+            self._wake_at = wake_at
+            self._clock.at(wake_at, lambda: self._wake(wake_at))
 
     def _merge_on(self) -> None:
         self._merging = False
-        if not self.paused:
+        if not self.paused and not self.asleep:
             self.settle()
 
     # --- output -------------------------------------------------------------------------------------------------------
@@ -252,7 +288,7 @@ class Host:
         core = self.core
         if core is None:
             return
-        if core.work(self._clock.now, MERGE_BUDGET) and not self._merging:
+        if core.work(self.now, MERGE_BUDGET) and not self._merging:
             self._merging = True
             self._clock.after(TURN, self._merge_on)
         while effects := core.take_effects():

@@ -10,7 +10,7 @@ from serfmp.sim.cluster import Cluster
 from serfmp.sim.host import Host
 
 HOSTS = 12
-MINUTES = 3
+MINUTES = 2
 SLOW_S = 1.6
 """How late the packets of the starved host leave at most: later than a probe round ends."""
 
@@ -67,3 +67,30 @@ def test_a_crash_is_seen_by_all_though_a_node_is_under_pressure(level: int) -> N
     )
     assert seen
     assert cluster.now - begun < 25
+
+
+def suspended(seed: int, seconds: float) -> tuple[int, Cluster, list[Host]]:
+    """How often a host that slept accused somebody after it went on."""
+    cluster, hosts = cluster_of(seed)
+    sleeper = hosts[0]
+    accused = 0
+    for _ in range(2):
+        # Asleep with a probe in flight, whose ack is lost.
+        end = cluster.now + 5
+        while not sleeper.alive.swim.outstanding:
+            assert cluster.scheduler.step(end)
+        sleeper.suspend(seconds)
+        cluster.run(seconds)
+        before = accusations(sleeper)
+        cluster.run(40)
+        accused += accusations(sleeper) - before
+    return accused, cluster, hosts
+
+
+@pytest.mark.parametrize("seconds", [3.0, 120.0])
+def test_a_host_that_slept_accuses_nobody_and_is_back_soon(seconds: float) -> None:
+    accused, cluster, hosts = suspended(5, seconds)
+    assert accused == 0
+    assert not any("Marking" in line for line in hosts[0].logs)
+    alive = {host.name: MemberStatus.ALIVE for host in hosts}
+    assert cluster.run_until(lambda: all(host.statuses() == alive for host in hosts), 30)
