@@ -10,7 +10,7 @@ from serfmp.sim.cluster import Cluster
 from serfmp.sim.host import Host
 
 HOSTS = 12
-MINUTES = 2
+MINUTES = 3
 SLOW_S = 1.6
 """How late the packets of the starved host leave at most: later than a probe round ends."""
 
