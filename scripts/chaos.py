@@ -41,7 +41,7 @@ from tests.harness import (
 VICTIM = "s1"
 PEERS = ("s2", "r1", "r2")
 
-ROLES = ("gossip", "detector", "rpc", "dispatcher", "worker-0", "worker-1")
+ROLES = ("gossip", "detector", "rpc", "dispatcher", "worker-0", "worker-1", "logger")
 
 SERVING_BAR_S = 1.0
 """From the supervisor's notice until the service is there again."""
@@ -61,6 +61,8 @@ STUCK_S = 4.0
 ASK_EVERY_S = 0.1
 PROBE_EVERY_S = 0.1
 LOOK_EVERY_S = 0.01
+
+LOG_FILE = "agent.log"
 
 PROBE = "probe"
 """Name of the events that show whether handlers run."""
@@ -240,7 +242,10 @@ def _start(launch: Launcher, directory: Path) -> Cluster:
         f"user:{HANDLED}=exec cat >> '{handled}'",
         f"user:{PROBE}=exec cat >> '{probed}'",
     ]
-    victim = launch.serfmp(VICTIM, profile="lan", log_level="INFO", handlers=handlers, env=environment(directory))
+    log_file = [f"-log-file={directory / LOG_FILE}"]
+    victim = launch.serfmp(
+        VICTIM, profile="lan", log_level="INFO", handlers=handlers, env=environment(directory), extra=log_file
+    )
     agents = {VICTIM: victim}
     for name in PEERS:
         begin = launch.serfmp if name.startswith("s") else launch.serf
@@ -298,6 +303,11 @@ def _service(victim: Agent, role: str, directory: Path, pinger: Pinger, watch: W
                 return True
 
             eventually(answers, SERVED_S, "rpc answers", ignoring=(OSError, AssertionError), interval_s=LOOK_EVERY_S)
+        case "logger":
+            file = directory / LOG_FILE
+            size = file.stat().st_size
+            # A client that comes is told at level INFO.
+            _again(lambda: [victim.connect().close()], lambda _: file.stat().st_size > size)
         case _:
             probed = directory / "probed"
             name = f"{role}-{time.monotonic_ns()}".encode()

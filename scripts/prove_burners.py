@@ -90,6 +90,9 @@ def prove(launch: Launcher, options: Options, progress: Progress) -> Report:
     _judge_latencies(report, "control", watch, began, burning_from)
     _judge_latencies(report, "burning", watch, burning_from, burning_to)
     _judge_peace(report, watch, cluster, unhealthy)
+    report.require_none(
+        f"processes of {VICTIM} that were started again", cluster[VICTIM].log().count("starting generation")
+    )
     return report
 
 

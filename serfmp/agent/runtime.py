@@ -61,19 +61,32 @@ class RuntimeDirectory:
         self.path = base / name
         self.bus = self.path / "bus"
         self.public = self.path / "public"
-        Endpoints(str(self.bus))  # refuses a path that is too long
+        self._group = config.monitor_group
+        self._endpoints = Endpoints(str(self.bus))  # refuses a path that is too long
         try:
-            base.mkdir(mode=BASE_MODE, parents=True, exist_ok=True)
-            for directory, mode in ((self.path, BASE_MODE), (self.bus, BUS_MODE), (self.public, PUBLIC_MODE)):
-                directory.mkdir(mode=mode, exist_ok=True)
-                _make_ours(directory, mode)
-            self._lock = self._acquire()
-            _give_to_group(self.public, config.monitor_group)
+            self._make()
             self._empty()
         except OSError as error:
             raise UserError(
                 f"cannot use the runtime directory '{self.path}': {error.strerror}; choose another with -runtime-dir"
             ) from error
+
+    def _make(self) -> None:
+        self.path.parent.mkdir(mode=BASE_MODE, parents=True, exist_ok=True)
+        for directory, mode in ((self.path, BASE_MODE), (self.bus, BUS_MODE), (self.public, PUBLIC_MODE)):
+            directory.mkdir(mode=mode, exist_ok=True)
+            _make_ours(directory, mode)
+        self._lock = self._acquire()
+        _give_to_group(self.public, self._group)
+
+    def holds_sockets_of(self, generation: int) -> bool:
+        """Whether nobody has removed what this generation of the detector, which serves, has bound."""
+        return Path(self._endpoints.consumers(generation).removeprefix("ipc://")).exists()
+
+    def restore(self) -> None:
+        """Make it again where somebody has removed it. Raises OSError or `UserError`."""
+        self._lock.close()
+        self._make()
 
     def _acquire(self) -> IO[str]:
         path = self.path / "agent.pid"

@@ -70,6 +70,9 @@ INQUIRIES: Final = {"handlers": "dispatcher"}
 CORE_ROLES: Final = frozenset({"gossip", "detector"})
 """They end when the others have ended."""
 
+BINDING_ROLES: Final = frozenset({"detector", "rpc", "dispatcher"})
+"""They bind sockets in the runtime directory."""
+
 LAST_ROLE: Final = "logger"
 """It ends when all have ended and have said so."""
 
@@ -122,6 +125,8 @@ class Supervisor:
             self._manager,
         )
         self._runtime: RuntimeDirectory | None = None
+        self._runtime_lost = False
+        """The log has told that the runtime directory is gone."""
         self._journals: dict[str, int] = {}
         self._started = False
         self._released = False
@@ -472,6 +477,32 @@ class Supervisor:
     def _check(self) -> None:
         if not self._stopping:
             self._watchdog.check(self._processes, self.loop.clock(), self.loop.lateness)
+            self._look_at_runtime()
+
+    def _look_at_runtime(self) -> None:
+        """Bind anew what somebody has removed: a process that starts later would find nobody.
+
+        Directories of users go when they log out.
+        """
+        detector = self._process("detector")
+        if detector.state is not ProcessState.SERVING or self._runtime is None:
+            return
+        if self._runtime.holds_sockets_of(detector.generation):
+            self._runtime_lost = False
+            return
+        reason = "its sockets were removed from the runtime directory"
+        try:
+            self._runtime.restore()
+        except (OSError, UserError) as error:
+            if not self._runtime_lost:
+                self._runtime_lost = True
+                text = f"the runtime directory '{self._runtime.path}' was removed and cannot be made again: {error}"
+                self._log("ERR", "agent", text)
+            return
+        for process in self._processes:
+            if process.role in BINDING_ROLES:
+                process.kill_reason = reason
+                process.signal(signal.SIGKILL)
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 

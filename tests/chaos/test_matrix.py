@@ -16,8 +16,9 @@ PATIENT_S = 15.0
 def test_whatever_happens_to_a_process_no_peer_notices_and_no_event_is_lost(
     launch: Launcher, tmp_path: Path, fault: Fault
 ) -> None:
-    options = Options(
-        roles=("gossip", "detector", "rpc", "dispatcher", "worker-0"), faults=(fault,), calm=0.5, serving_bar=PATIENT_S
-    )
+    roles: tuple[str, ...] = ("gossip", "detector", "rpc", "dispatcher", "worker-0")
+    if fault is Fault.KILL:
+        roles = (*roles, "logger")
+    options = Options(roles=roles, faults=(fault,), calm=0.5, serving_bar=PATIENT_S)
     report = prove(launch, tmp_path, options, Progress())
     assert not report.missed, report.table()
