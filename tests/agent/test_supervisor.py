@@ -52,6 +52,8 @@ def test_a_killed_process_is_started_again_and_the_agent_serves_on(launch: Launc
 
 def test_a_frozen_process_is_replaced(launch: Launcher) -> None:
     agent = launch.serfmp("one")
+    # One that had never served would end the start.
+    agent.wait_log("Log data will now stream in", DEADLINE_S)
     old = pid_of(agent, "dispatcher")
     os.kill(old, signal.SIGSTOP)
     wait_for_other(agent, "dispatcher", old)
