@@ -10,6 +10,7 @@ Rules:
 * Nobody is waited for. For each subscriber at most `EVENTS_HWM` messages wait, then new ones are dropped for it; a
   snapshot that its asker does not take is dropped. Copies of one message and of one snapshot share their memory.
 * A family that nobody has subscribed is numbered, and not encoded.
+* At most `serfmp.io.monitor_gate.CONNECTION_LIMIT` monitors are connected to each socket.
 * The sockets have a ZeroMQ context, and so an I/O thread, of their own.
 """
 
@@ -20,6 +21,7 @@ import secrets
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +29,7 @@ import msgpack
 import zmq
 
 from serfmp.bus.endpoints import PUBLIC_EVENTS, PUBLIC_SNAPSHOT, make_public_socket
+from serfmp.io.monitor_gate import MonitorGate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -84,13 +87,18 @@ class MonitorBus:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._events = make_public_socket(self._context, zmq.XPUB, hwm=EVENTS_HWM, size_limit=REQUEST_LIMIT)
         self._snapshots = make_public_socket(self._context, zmq.ROUTER, hwm=SNAPSHOT_HWM, size_limit=REQUEST_LIMIT)
-        group = Path(directory).stat().st_gid
-        for socket, name in ((self._events, PUBLIC_EVENTS), (self._snapshots, PUBLIC_SNAPSHOT)):
-            path = Path(directory) / name
-            socket.bind(f"ipc://{path}")
-            with suppress(OSError):
-                os.chown(path, -1, group)
-            path.chmod(_SOCKET_MODE)
+        self._directory = Path(directory)
+        self.gates = [
+            MonitorGate(
+                loop,
+                self._context,
+                socket,
+                f"ipc://{self._directory / name}",
+                partial(self._bind, socket, name),
+                self.counters,
+            )
+            for socket, name in ((self._events, PUBLIC_EVENTS), (self._snapshots, PUBLIC_SNAPSHOT))
+        ]
         loop.add_socket(self._events, self._read_subscriptions)
         loop.add_socket(self._snapshots, self._answer)
         loop.call_every(BEAT_PERIOD, self._beat)
@@ -119,6 +127,14 @@ class MonitorBus:
     def wanted(self, topic: bytes) -> bool:
         """Whether somebody subscribed this topic."""
         return self._overflow or any(topic.startswith(prefix) for prefix in self._subscribed)
+
+    def _bind(self, socket: zmq.Socket[bytes], name: str) -> None:
+        """Bind a socket in the public directory, for its user and group only."""
+        path = self._directory / name
+        socket.bind(f"ipc://{path}")
+        with suppress(OSError):
+            os.chown(path, -1, self._directory.stat().st_gid)
+        path.chmod(_SOCKET_MODE)
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from serfmp.agent.limits import DESCRIPTORS, allow_descriptors
 from serfmp.bus import frames
 from serfmp.bus.consumer import DetectorLink
 from serfmp.detector.effects import QueryReceived
-from serfmp.io import rpc_records
+from serfmp.io import monitor_gate, rpc_records
 from serfmp.io.metrics_outlets import MetricsOutlets
 from serfmp.io.rpc_commands import Commands
 from serfmp.io.rpc_connection import Connection
@@ -212,6 +212,6 @@ def _name(sock: socket.socket, address: Any) -> str:
 
 def main(child: Child) -> None:
     """Be the rpc process."""
-    allow_descriptors(DESCRIPTORS)
+    allow_descriptors(DESCRIPTORS + monitor_gate.DESCRIPTORS)
     Server(child)
     child.loop.run()

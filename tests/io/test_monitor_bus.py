@@ -17,6 +17,7 @@ import zmq
 from serfmp.bus.loop import Loop
 from serfmp.client import BusMessage, BusMonitor, Gap
 from serfmp.io.monitor_bus import EVENTS_HWM, REQUEST_LIMIT, MonitorBus
+from serfmp.io.monitor_gate import CONNECTION_LIMIT
 from tests.harness import eventually
 
 if TYPE_CHECKING:
@@ -210,3 +211,30 @@ def test_a_monitor_that_was_too_slow_is_told_and_is_whole_again(stage: Stage) ->
         last = monitor.next(DEADLINE_S)
         assert isinstance(last, BusMessage)
         assert (last.topic, last.family_number) == ("user.last", 4 * EVENTS_HWM + 1)
+
+
+def test_a_crowd_of_connections_is_sent_away_and_who_watches_is_back_soon(stage: Stage) -> None:
+    watching = stage.subscriber("user.")
+    crowd: list[zmq.Socket[bytes]] = []
+
+    def crowded() -> bool:
+        crowd.extend(stage.socket(zmq.SUB) for _ in range(40))
+        for one in crowd[-40:]:
+            one.connect(stage.addresses[0])
+        return stage.bus.counters["serfmp.monitors.overruns"] > 0
+
+    try:
+        eventually(crowded, DEADLINE_S, "there are too many")
+        assert len(crowd) > CONNECTION_LIMIT
+        assert stage.ask()["node"] == "n1", "the other socket is not concerned"
+    finally:
+        for one in crowd:
+            one.close(0)
+    eventually(lambda: stage.bus.gates[0].open, DEADLINE_S, "it is open again")
+    assert stat.S_IMODE((stage.directory / "events").stat().st_mode) == 0o660
+
+    def seen() -> bool:
+        stage.publish("user.x")
+        return bool(watching.poll(50))
+
+    eventually(seen, DEADLINE_S, "who watched is connected again")
