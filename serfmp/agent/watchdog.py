@@ -3,9 +3,10 @@
 A child is *stale* when its main loop has not stamped the heartbeat page for `STALE_AFTER`. Before a stale child is
 blamed:
 
-* if the supervisor itself was late (the whole tree was stopped, the host slept), everybody gets a fresh start;
+* time by which the supervisor itself was late (the whole tree was stopped, the host slept) does not count;
 * if the child spent most of the time waiting for a processor (`/proc/PID/schedstat`), it is starved, not stuck: it is
-  excused, but not beyond `STARVED_LIMIT`.
+  excused, but not beyond `STARVED_LIMIT`, and not once a loop that had turned before has had a processor for
+  `RAN_LIMIT` without turning.
 
 A child that is to blame gets SIGABRT (faulthandler writes its stack to standard error), and after `STACK_TIME` SIGKILL.
 Times in seconds.
@@ -36,11 +37,14 @@ STARVED_LIMIT: Final = 10.0
 STARVED_SHARE: Final = 0.5
 """Share of the time that a starved child spent waiting for a processor."""
 
+RAN_LIMIT: Final = 1.0
+"""Processor time in which every loop turns, however starved it is: turns take milliseconds."""
+
 BEYOND_MENDING: Final = 15.0
 """A process whose main loop has not turned for so long was not ended by what ends stuck ones."""
 
 OWN_LATENESS: Final = 0.5
-"""The supervisor's own lateness from which on nobody else is blamed."""
+"""The supervisor's own lateness from which on nobody else is blamed for that time."""
 
 STACK_TIME: Final = 0.5
 """Between SIGABRT and SIGKILL."""
@@ -50,9 +54,13 @@ STACK_TIME: Final = 0.5
 class _Observation:
     generation: int
     fresh_at: float
-    """When the child was last known to turn, or was given a fresh start."""
-    run_delay: float
-    """Seconds it had waited for a processor at that time."""
+    """When the child was last known to turn; later by what the supervisor has lost since."""
+    stamped: float
+    """Its last stamp."""
+    ran: float
+    """Seconds for which it had had a processor at that time."""
+    waited: float
+    """Seconds for which it had waited for one."""
     aborted_at: float = 0.0
 
 
@@ -70,29 +78,33 @@ class Watchdog:
             if not process.running:
                 self._seen.pop(process.name, None)
                 continue
-            stamped, _turns = self._page.read(process.slot)
+            stamped, turns = self._page.read(process.slot)
             seen = self._seen.get(process.name)
-            if seen is None or seen.generation != process.generation or lateness > OWN_LATENESS:
-                self._seen[process.name] = _Observation(process.generation, now, run_delay(process.pid))
-            elif stamped > seen.fresh_at:
-                seen.fresh_at = stamped
-                seen.run_delay = run_delay(process.pid)
+            if seen is None or seen.generation != process.generation:
+                self._seen[process.name] = _Observation(process.generation, now, stamped, *processor_time(process.pid))
+                continue
+            if stamped > seen.stamped:
+                seen.stamped = seen.fresh_at = stamped
+                seen.ran, seen.waited = processor_time(process.pid)
                 seen.aborted_at = 0.0
-            elif now - seen.fresh_at > STALE_AFTER:
-                self._blame(process, seen, now)
+            if lateness > OWN_LATENESS:
+                seen.fresh_at = min(now, seen.fresh_at + lateness)
+            if now - seen.fresh_at > STALE_AFTER:
+                self._blame(process, seen, now, has_turned=turns > 1)
 
     def beyond_mending(self, now: float) -> list[str]:
         """Names of running processes that should have been ended long ago, and were not."""
         return [name for name, seen in self._seen.items() if now - seen.fresh_at > BEYOND_MENDING]
 
-    def _blame(self, process: Process, seen: _Observation, now: float) -> None:
+    def _blame(self, process: Process, seen: _Observation, now: float, *, has_turned: bool) -> None:
         age = now - seen.fresh_at
         if seen.aborted_at:
             if now - seen.aborted_at >= STACK_TIME:
                 process.signal(signal.SIGKILL)
             return
-        waited = run_delay(process.pid) - seen.run_delay
-        if waited >= STARVED_SHARE * age and age < STARVED_LIMIT:
+        ran, waited = processor_time(process.pid)
+        starved = waited - seen.waited >= STARVED_SHARE * age and age < STARVED_LIMIT
+        if starved and not (has_turned and ran - seen.ran >= RAN_LIMIT):
             return
         seen.aborted_at = now
         process.kill_reason = f"its main loop had not turned for {age:.1f} s"
@@ -100,16 +112,17 @@ class Watchdog:
         process.signal(signal.SIGABRT)
 
 
-def run_delay(pid: int) -> float:
-    """Seconds that a process has waited for a processor so far; 0.0 where the kernel does not tell."""
+def processor_time(pid: int) -> tuple[float, float]:
+    """Seconds for which a process has had a processor, and waited for one; 0.0 where the kernel does not tell."""
     # Asked of each child four times a second for as long as the agent lives: no file object.
     try:
         descriptor = os.open(f"/proc/{pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0.0
+        return 0.0, 0.0
     try:
-        return int(os.read(descriptor, 128).split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
+        ran, waited = os.read(descriptor, 128).split()[:2]
+        return int(ran) / 1e9, int(waited) / 1e9
+    except (OSError, ValueError):
+        return 0.0, 0.0
     finally:
         os.close(descriptor)

@@ -20,8 +20,14 @@ TIMED_BY_THE_MONOTONIC_CLOCK = (
     "wire/*.py",
     "detector/**/*.py",
     "bus/loop.py",
-    "agent/[!l]*.py",  # log lines are stamped
-    "events/[!r]*.py",  # results tell people when a handler ended
+    *(
+        f"agent/{name}.py"
+        for name in ("child", "heartbeat", "journal", "process", "retry_join", "supervisor", "watchdog")
+    ),
+    *(
+        f"events/{name}.py"
+        for name in ("dispatcher", "lanes", "ledger", "policy", "pool", "scripts", "spawn", "worker")
+    ),
 )
 """Modules that decide by time."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from serfmp.agent import heartbeat
 from serfmp.agent.heartbeat import HeartbeatPage
-from serfmp.agent.watchdog import STACK_TIME, STALE_AFTER, Watchdog
+from serfmp.agent.watchdog import RAN_LIMIT, STACK_TIME, STALE_AFTER, Watchdog, processor_time
+from tests.harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,3 +79,47 @@ def test_nobody_is_blamed_when_the_supervisor_itself_was_late(page: HeartbeatPag
     watchdog.check([row], 112.0, 12.0)  # type: ignore[list-item]
     watchdog.check([row], 112.5, 0.0)  # type: ignore[list-item]
     assert row.signals == []
+
+
+def test_a_frozen_child_is_noticed_though_the_supervisor_is_late_again_and_again(page: HeartbeatPage) -> None:
+    watchdog, row = Watchdog(page, lambda _level, _text: None), Row(os.getpid())
+    now = 100.0
+    page.stamp(3, now, 1)
+    watchdog.check([row], now, 0.0)  # type: ignore[list-item]
+    while not row.signals and now < 200.0:
+        now += 1.0
+        watchdog.check([row], now, 0.6)  # type: ignore[list-item]
+    assert row.signals == [signal.SIGABRT]
+    assert now < 110.0
+
+
+@pytest.mark.parametrize(("turns", "blamed"), [(1, False), (2, True)])
+def test_who_has_a_processor_for_long_without_turning_is_not_starved_unless_it_just_starts(
+    page: HeartbeatPage, turns: int, blamed: bool
+) -> None:
+    starving = (
+        "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)); print(flush=True)\nwhile True: pass"
+    )
+    with contextlib.ExitStack() as stack:
+        burners = [
+            subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * (os.cpu_count() or 1))
+        ]
+        for burner in burners:
+            stack.enter_context(burner)
+            stack.callback(burner.kill)
+        child = stack.enter_context(subprocess.Popen([sys.executable, "-c", starving], stdout=subprocess.PIPE))
+        stack.callback(child.kill)
+        assert child.stdout is not None
+        child.stdout.readline()
+        watchdog, row = Watchdog(page, lambda _level, _text: None), Row(child.pid)
+        page.stamp(3, 100.0, turns)
+        watchdog.check([row], 100.0, 0.0)  # type: ignore[list-item]
+        ran, waited = processor_time(child.pid)
+        eventually(lambda: processor_time(child.pid)[1] - waited > STALE_AFTER, 60.0, "it waits")
+        watchdog.check([row], 100.1 + STALE_AFTER, 0.0)  # type: ignore[list-item]
+        assert row.signals == []
+        for burner in burners:
+            burner.kill()
+        eventually(lambda: processor_time(child.pid)[0] - ran > RAN_LIMIT, 60.0, "it has run")
+        watchdog.check([row], 100.2 + STALE_AFTER, 0.0)  # type: ignore[list-item]
+    assert (row.signals == [signal.SIGABRT]) is blamed
