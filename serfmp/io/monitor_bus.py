@@ -51,13 +51,19 @@ REQUEST_LIMIT: Final = 1024
 """Bytes of a request or a subscription."""
 
 REQUESTS_PER_TURN: Final = 8
-"""Requests answered, and subscriptions read, in one turn."""
+"""Requests answered in one turn."""
 
 SNAPSHOT_AGE: Final = 0.2
 """Seconds for which one snapshot answers all who ask at least; longer where making it took longer."""
 
-SUBSCRIPTION_LIMIT: Final = 256
-"""Different subscriptions that are remembered; beyond it everything counts as subscribed."""
+SUBSCRIPTIONS_COMPARED: Final = 64
+"""Different subscriptions up to which a topic is compared with each; beyond that everything counts as subscribed."""
+
+SUBSCRIPTION_LIMIT: Final = 1024
+"""Different subscriptions, beyond which all monitors are sent away: ZeroMQ would keep any number."""
+
+SUBSCRIPTIONS_PER_TURN: Final = 256
+"""Subscriptions read in one turn."""
 
 BEAT_PERIOD: Final = 1.0
 """Seconds between two beats."""
@@ -80,7 +86,6 @@ class MonitorBus:
         self._number = 0
         self._numbers: Counter[str] = Counter()
         self._subscribed: set[bytes] = set()
-        self._overflow = False
         self._snapshot: tuple[float, zmq.Frame] | None = None
         """Until when it answers all who ask, and the answer."""
         self.counters: Counter[str] = Counter()
@@ -126,7 +131,8 @@ class MonitorBus:
 
     def wanted(self, topic: bytes) -> bool:
         """Whether somebody subscribed this topic."""
-        return self._overflow or any(topic.startswith(prefix) for prefix in self._subscribed)
+        known = self._subscribed
+        return len(known) > SUBSCRIPTIONS_COMPARED or any(topic.startswith(prefix) for prefix in known)
 
     def _bind(self, socket: zmq.Socket[bytes], name: str) -> None:
         """Bind a socket in the public directory, for its user and group only."""
@@ -143,18 +149,18 @@ class MonitorBus:
         self.publish("bus.beat", {"number": self._number + 1, "numbers": dict(self._numbers)})
 
     def _read_subscriptions(self) -> None:
-        for _ in range(REQUESTS_PER_TURN):
+        for _ in range(SUBSCRIPTIONS_PER_TURN):
             try:
                 message = self._events.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                break
             if message[:1] == b"\0":
                 self._subscribed.discard(message[1:])
             elif message[:1] == b"\1":
-                if len(self._subscribed) < SUBSCRIPTION_LIMIT:
-                    self._subscribed.add(message[1:])
-                else:
-                    self._overflow = True
+                self._subscribed.add(message[1:])
+        if len(self._subscribed) > SUBSCRIPTION_LIMIT:
+            # With its connections ZeroMQ forgets what they had subscribed, and tells so here.
+            self.gates[0].send_away()
 
     def _answer(self) -> None:
         for _ in range(REQUESTS_PER_TURN):

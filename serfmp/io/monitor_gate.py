@@ -83,7 +83,12 @@ class MonitorGate:
             (kind,) = _KIND.unpack_from(event)
             # Ends of connections from before the last pause may come late.
             self.connected = max(0, self.connected + (1 if kind == zmq.EVENT_ACCEPTED else -1))
-        if self.open and self.connected > CONNECTION_LIMIT:
+        if self.connected > CONNECTION_LIMIT:
+            self.send_away()
+
+    def send_away(self) -> None:
+        """End all connections, and take nobody for a while."""
+        if self.open:
             self._counters["serfmp.monitors.overruns"] += 1
             self._socket.unbind(self._address)
             self.open = False

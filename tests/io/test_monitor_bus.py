@@ -16,7 +16,7 @@ import zmq
 
 from serfmp.bus.loop import Loop
 from serfmp.client import BusMessage, BusMonitor, Gap
-from serfmp.io.monitor_bus import EVENTS_HWM, REQUEST_LIMIT, MonitorBus
+from serfmp.io.monitor_bus import EVENTS_HWM, REQUEST_LIMIT, SUBSCRIPTION_LIMIT, MonitorBus
 from serfmp.io.monitor_gate import CONNECTION_LIMIT
 from tests.harness import eventually
 
@@ -179,10 +179,6 @@ def test_garbage_from_monitors_is_refused(stage: Stage) -> None:
             hostile.send(message)
         hostile.send_multipart([b"a", b"b", b"c", b"d"])
         hostile.close(0)
-    flood = stage.socket(zmq.SUB)
-    flood.connect(stage.addresses[0])
-    for number in range(2000):
-        flood.setsockopt(zmq.SUBSCRIBE, b"member.%d" % number)
     assert stage.ask()["node"] == "n1"
     reader = stage.subscriber("user.")
     stage.publish("user.x")
@@ -211,6 +207,21 @@ def test_a_monitor_that_was_too_slow_is_told_and_is_whole_again(stage: Stage) ->
         last = monitor.next(DEADLINE_S)
         assert isinstance(last, BusMessage)
         assert (last.topic, last.family_number) == ("user.last", 4 * EVENTS_HWM + 1)
+
+
+def test_a_flood_of_subscriptions_is_forgotten_with_its_connection(stage: Stage) -> None:
+    flood = stage.socket(zmq.SUB)
+    flood.setsockopt(zmq.SNDHWM, 0)
+    flood.connect(stage.addresses[0])
+    for number in range(2 * SUBSCRIPTION_LIMIT):
+        flood.setsockopt(zmq.SUBSCRIBE, b"member.%d" % number)
+    eventually(lambda: stage.bus.counters["serfmp.monitors.overruns"], DEADLINE_S, "it is noticed")
+    flood.close(0)
+    eventually(lambda: stage.bus.gates[0].open, DEADLINE_S, "it is open again")
+    eventually(lambda: not stage.bus._subscribed, DEADLINE_S, "all is forgotten")
+    reader = stage.subscriber("user.")
+    stage.publish("user.x")
+    assert receive(reader)[0] == "user.x"
 
 
 def test_a_crowd_of_connections_is_sent_away_and_who_watches_is_back_soon(stage: Stage) -> None:
