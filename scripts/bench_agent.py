@@ -79,8 +79,8 @@ def compiled(directory: Path) -> dict[str, str]:
     return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(directory / "compiled")}
 
 
-def starting(launch: Launcher, kind: str, env: dict[str, str]) -> float:
-    """Seconds from the start of an agent's process to the answer to a handshake."""
+def starting(launch: Launcher, kind: str, env: dict[str, str], used: list[float]) -> float:
+    """Seconds from the start of an agent's process to the answer to a handshake; what it has computed joins `used`."""
     options = {"wait": False, "profile": "lan", "log_level": "INFO", "env": env}
     began = time.perf_counter()
     agent: Agent = getattr(launch, kind)("start", **options)
@@ -88,6 +88,7 @@ def starting(launch: Launcher, kind: str, env: dict[str, str]) -> float:
         try:
             with RpcClient(agent.options.rpc, deadline_s=5):
                 took = time.perf_counter() - began
+                used.append(computed(agent))
                 break
         except OSError:
             time.sleep(0.001)
@@ -125,7 +126,7 @@ def measure(launch: Launcher, options: Options, progress: Progress, env: dict[st
     """Run it."""
     report = Report(f"an agent beside the real one; {psutil.cpu_count()} processors; median (smallest-largest)")
     report.tell("load of the machine before", " ".join(f"{value:.1f}" for value in os.getloadavg()))
-    starting(launch, "serfmp", env)
+    starting(launch, "serfmp", env, [])
     _starts(launch, options, report, progress, env)
     _commands(launch, options, report, progress, env)
     _idle(launch, options, report, progress)
@@ -136,13 +137,15 @@ def measure(launch: Launcher, options: Options, progress: Progress, env: dict[st
 
 
 def _starts(launch: Launcher, options: Options, report: Report, progress: Progress, env: dict[str, str]) -> None:
-    found = alternate(
-        {kind: (lambda kind=kind: starting(launch, kind, env)) for kind in ("serfmp", "serf")}, options.starts
-    )
+    used: Values = {kind: [] for kind in kinds}
+    takers = {kind: (lambda kind=kind: starting(launch, kind, env, used[kind])) for kind in kinds}
+    found = alternate(takers, options.starts)
     progress.say("starts were timed")
     ready = statistics.median(found["serfmp"])
     report.require("ready, s: serfmp", spread(found["serfmp"]), f"<= {READY_BAR_S:g}", ready <= READY_BAR_S)
     report.tell("ready, s: serf", spread(found["serf"]))
+    for kind, values in used.items():
+        report.tell(f"  computed until ready, s: {kind}", spread(values))
 
 
 def _commands(launch: Launcher, options: Options, report: Report, progress: Progress, env: dict[str, str]) -> None:
