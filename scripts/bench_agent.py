@@ -137,6 +137,7 @@ def measure(launch: Launcher, options: Options, progress: Progress, env: dict[st
 
 
 def _starts(launch: Launcher, options: Options, report: Report, progress: Progress, env: dict[str, str]) -> None:
+    kinds = ("serfmp", "serf")
     used: Values = {kind: [] for kind in kinds}
     takers = {kind: (lambda kind=kind: starting(launch, kind, env, used[kind])) for kind in kinds}
     found = alternate(takers, options.starts)
