@@ -37,7 +37,7 @@ STARVED_LIMIT: Final = 10.0
 STARVED_SHARE: Final = 0.5
 """Share of the time that a starved child spent waiting for a processor."""
 
-RAN_LIMIT: Final = 1.0
+RAN_LIMIT: Final = 0.5
 """Processor time in which every loop turns, however starved it is: turns take milliseconds."""
 
 BEYOND_MENDING: Final = 15.0

@@ -8,10 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serfmp.detector.effects import EventKind, Lifecycle, MemberEvent, MemberStatus, UserEventReceived
+from serfmp.detector.effects import (
+    EventKind,
+    EventRequest,
+    Lifecycle,
+    MemberEvent,
+    MemberStatus,
+    OpenStream,
+    UserEventReceived,
+)
 from serfmp.detector.records import CONSUMERS
+from serfmp.detector.swim.swim import RESYNC_PARTNERS
 from serfmp.sim.cluster import Cluster
 from serfmp.sim.host import Host
+from tests.detector.rig import Rig
 
 ALIVE = MemberStatus.ALIVE
 
@@ -152,3 +162,17 @@ def test_a_consumer_that_took_nothing_gets_everything_from_the_next_detector() -
     hosts[0].taken["dispatcher"] = 0
     cluster.kill(hosts[0])
     assert [name for name, _ in hosts[0].user_events("dispatcher")] == [f"e{number}" for number in range(5)]
+
+
+def test_what_a_stuck_gossip_process_swallowed_reaches_peers_by_push_pull() -> None:
+    rig = Rig()
+    for number in range(5):
+        rig.alive(f"n{number}")
+    rig.core.request(("rpc", 1, 1), EventRequest("e", b"swallowed", coalesce=False), rig.now)
+    rig.pass_time(2.0)
+    rig.take()
+    rig.forget_queue()
+    rig.core.gossip_restarted(rig.now)
+    streams = [effect for effect in rig.take() if isinstance(effect, OpenStream)]
+    assert len(streams) == RESYNC_PARTNERS
+    assert all(b"swallowed" in stream.request for stream in streams)
