@@ -6,7 +6,9 @@ blamed:
 * time by which the supervisor itself was late (the whole tree was stopped, the host slept) does not count;
 * if the child spent most of the time waiting for a processor (`/proc/PID/schedstat`), it is starved, not stuck: it is
   excused, but not beyond `STARVED_LIMIT`, and not once a loop that had turned before has had a processor for
-  `RAN_LIMIT` without turning.
+  `RAN_LIMIT` without turning;
+* likewise if it waits in the kernel without being interruptible: for a disk, or, a worker, for a script that it begins
+  and that finds no processor.
 
 A child that is to blame gets SIGABRT (faulthandler writes its stack to standard error), and after `STACK_TIME` SIGKILL.
 Times in seconds.
@@ -17,6 +19,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -103,8 +106,8 @@ class Watchdog:
                 process.signal(signal.SIGKILL)
             return
         ran, waited = processor_time(process.pid)
-        starved = waited - seen.waited >= STARVED_SHARE * age and age < STARVED_LIMIT
-        if starved and not (has_turned and ran - seen.ran >= RAN_LIMIT):
+        starved = waited - seen.waited >= STARVED_SHARE * age or in_the_kernel(process.pid)
+        if starved and age < STARVED_LIMIT and not (has_turned and ran - seen.ran >= RAN_LIMIT):
             return
         seen.aborted_at = now
         process.kill_reason = f"its main loop had not turned for {age:.1f} s"
@@ -126,3 +129,12 @@ def processor_time(pid: int) -> tuple[float, float]:
         return 0.0, 0.0
     finally:
         os.close(descriptor)
+
+
+def in_the_kernel(pid: int) -> bool:
+    """Whether a process waits there for something that is not its to end (state D)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[:1] == ["D"]

@@ -7,13 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from serfmp.agent import heartbeat
 from serfmp.agent.heartbeat import HeartbeatPage
-from serfmp.agent.watchdog import RAN_LIMIT, STACK_TIME, STALE_AFTER, Watchdog, processor_time
+from serfmp.agent.watchdog import (
+    RAN_LIMIT,
+    STACK_TIME,
+    STALE_AFTER,
+    STARVED_LIMIT,
+    Watchdog,
+    in_the_kernel,
+    processor_time,
+)
 from tests.harness import eventually
 
 if TYPE_CHECKING:
@@ -123,3 +132,21 @@ def test_who_has_a_processor_for_long_without_turning_is_not_starved_unless_it_j
         eventually(lambda: processor_time(child.pid)[0] - ran > RAN_LIMIT, 60.0, "it has run")
         watchdog.check([row], 100.2 + STALE_AFTER, 0.0)  # type: ignore[list-item]
     assert (row.signals == [signal.SIGABRT]) is blamed
+
+
+def test_who_begins_a_program_that_finds_no_processor_is_not_stuck_at_once(page: HeartbeatPage, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # The new process opens the pipe before it becomes the program; whoever begins it waits in the kernel until then.
+    first = f"[(os.POSIX_SPAWN_OPEN, 0, {str(pipe)!r}, 0, 0)]"
+    begin = f"import os; os.posix_spawn('/bin/true', ['true'], {{}}, file_actions={first})"
+    with subprocess.Popen([sys.executable, "-c", begin]) as child:
+        eventually(lambda: in_the_kernel(child.pid), 60.0, "it waits")
+        watchdog, row = Watchdog(page, lambda _level, _text: None), Row(child.pid)
+        page.stamp(3, 100.0, 2)
+        watchdog.check([row], 100.0, 0.0)  # type: ignore[list-item]
+        watchdog.check([row], 100.1 + STALE_AFTER, 0.0)  # type: ignore[list-item]
+        assert row.signals == []
+        watchdog.check([row], 100.1 + STARVED_LIMIT, 0.0)  # type: ignore[list-item]
+        assert row.signals == [signal.SIGABRT]
+        pipe.open("wb").close()
