@@ -298,8 +298,12 @@ def _prepare_signals(*, has_scripts: bool) -> None:
     if has_scripts:
         _end_after(parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
-    death = signal.SIGTERM if has_scripts else signal.SIGKILL
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death, 0, 0, 0)
+    end_with(parent, signal.SIGTERM if has_scripts else signal.SIGKILL)
+
+
+def end_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Get this signal when the parent dies; end at once if it has died."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(EXIT_CRASHED)
 

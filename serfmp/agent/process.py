@@ -142,9 +142,13 @@ class Process:
 
     def _fork(self, control: socket.socket) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        own = os.getpid()
         try:
             pid = os.fork()
             if pid == 0:
+                # It holds the supervisor's end of its own control socket until it has its first frame: an end of file
+                # would not tell it of a supervisor that is killed before it sends that.
+                child.end_with(own)
                 # Nor is garbage of the supervisor, which may hold descriptors whose numbers are reused here.
                 gc.freeze()
                 # The supervisor's objects stay referenced by the frames below: none is collected, none closes a reused

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -12,6 +14,8 @@ from tests.events.stage import process_is_there
 from tests.harness import Agent, Launcher, eventually
 
 DEADLINE_S = 30.0
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 BUSY_S = 0.1
 """Processor time after which a process that shall be stuck is."""
@@ -59,3 +63,26 @@ def test_a_killed_supervisor_takes_its_children_and_their_scripts_with_it(
 def runtime(agent: Agent) -> str:
     """The runtime directory that the harness gave it."""
     return next(word.partition("=")[2] for word in agent.command if word.startswith("-runtime-dir="))
+
+
+FORKS_ONLY = """
+import socket, time
+from serfmp.agent.process import Process
+ours, theirs = socket.socketpair()
+print(Process._fork(None, theirs), flush=True)
+time.sleep(600)
+"""
+"""A supervisor that never comes to send a child its first frame."""
+
+
+def test_a_child_that_was_never_told_what_it_is_ends_with_its_supervisor() -> None:
+    with subprocess.Popen([sys.executable, "-c", FORKS_ONLY], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        try:
+            assert child.is_running()
+            parent.kill()
+            eventually(lambda: not process_is_there(child.pid), DEADLINE_S, "the child is gone")
+        finally:
+            if child.is_running():
+                child.kill()
