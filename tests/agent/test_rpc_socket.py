@@ -37,14 +37,14 @@ def members(address: str) -> str:
         check=False,
         cwd=ROOT,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     return done.stdout
 
 
 def on_unix(launch: Launcher, path: Path) -> Agent:
     agent = launch.serfmp("a", wait=False, extra=[f"-rpc-addr=unix://{path}"])
-    agent.wait_log("Log data will now stream", 20)
+    agent.wait_log("Log data will now stream", 60)
     return agent
 
 
@@ -68,7 +68,7 @@ def test_an_agent_is_commanded_through_a_socket_of_its_user_and_group(launch: La
     again = on_unix(launch, path)
     assert members(address) == f"a  {again.bind}  alive\n"
     again.signal(signal.SIGINT)
-    assert again.wait_exit(20) == 0
+    assert again.wait_exit(60) == 0
     assert not path.exists()
     assert members(address).endswith(f"dial unix {path}: connect: no such file or directory\n")
 
@@ -78,7 +78,7 @@ def test_a_killed_rpc_process_loses_no_client_of_the_socket(launch: Launcher, sh
     agent = on_unix(launch, path)
     (rpc,) = agent.pids_by_role()["rpc"]
     os.kill(rpc, signal.SIGKILL)
-    eventually(lambda: agent.pids_by_role().get("rpc", (rpc,)) != (rpc,), 20, "another rpc process")
+    eventually(lambda: agent.pids_by_role().get("rpc", (rpc,)) != (rpc,), 60, "another rpc process")
     assert members(f"unix://{path}") == f"a  {agent.bind}  alive\n"
 
 
@@ -151,6 +151,6 @@ def test_rpc_beyond_loopback_without_a_token_is_warned_of(
         check=True,
         cwd=ROOT,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert ("whoever reaches it commands this agent" in done.stdout) is warned

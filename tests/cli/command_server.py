@@ -16,7 +16,7 @@ import tempfile
 import serfmp.agent.supervisor  # noqa: F401 (imported once, before the forks)
 from serfmp.cli.main import COMMANDS, main
 
-AGENT_S = 5
+AGENT_S = 60
 """An agent that was meant to refuse to start, and did not, is ended."""
 
 

@@ -195,12 +195,12 @@ class Stage:
         options = AgentOptions(f"agent{self._started}", _where(words, "bind"), _where(words, "rpc-addr"), directory)
         agent = self._stack.enter_context(Agent("serfmp", command, options, runtime))
         if wait:
-            eventually(lambda: _STREAMING in agent.log() or agent.has_ended, 20, f"{agent!r} runs")
+            eventually(lambda: _STREAMING in agent.log() or agent.has_ended, 60, f"{agent!r} runs")
         return agent
 
     def ended(self, case: Case, agent: Agent) -> Play:
         """Compare an agent: its end where one was recorded, else what it has written so far."""
-        code = agent.wait_exit(20) if case.outcome.code is not None or agent.has_ended else None
+        code = agent.wait_exit(60) if case.outcome.code is not None or agent.has_ended else None
         return self.compare(case, Outcome(code, agent.log(), agent.errors()))
 
     def compare(self, case: Case, came: Outcome) -> Play:

@@ -32,7 +32,7 @@ def doctor(address: str, *words: str) -> tuple[int, dict[str, dict[str, Any]]]:
         check=False,
         cwd=ROOT,
         text=True,
-        timeout=60,
+        timeout=110,
     )
     assert done.stderr == ""
     return done.returncode, {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
@@ -48,7 +48,7 @@ def joined(
     one = getattr(launch, kind)("one", extra=extra, profile=profile)
     two = getattr(launch, other)("two", join=[one], extra=extra, profile=profile)
     for agent in (one, two):
-        agent.wait_statuses({"one": "alive", "two": "alive"}, 30)
+        agent.wait_statuses({"one": "alive", "two": "alive"}, 60)
     return one, two
 
 

@@ -24,6 +24,8 @@ from tests.harness import Agent, eventually
 EQUAL: Final = 346
 """Recorded cases that serfmp repeats, at least."""
 
+pytestmark = pytest.mark.timeout(400)
+
 KEY: Final = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
 
 FILES: Final = {
@@ -153,7 +155,7 @@ def test_signals(stage: Stage) -> None:
     for key, numbers in SENT.items():
         for position, number in enumerate(numbers):
             if position:
-                agents[key].wait_log("Gracefully shutting down", 10)
+                agents[key].wait_log("Gracefully shutting down", 60)
                 # Two signals within 50 ms are one.
                 apart = time.monotonic() + 0.1
                 eventually(partial(is_past, apart), 1, "the signals are apart")
@@ -189,7 +191,7 @@ def test_reloads(stage: Stage) -> None:
     for number, text in enumerate(versions, start=1):
         file.write_text(text)
         agent.signal(HUP)
-        eventually(partial(has_reloaded, agent, number), 10, "it has reloaded")
+        eventually(partial(has_reloaded, agent, number), 60, "it has reloaded")
         if number == 1:
             played += [stage.play(SIGNALS["hup-info"]), stage.play(SIGNALS["hup-event"])]
     agent.signal(TERM)
@@ -212,7 +214,7 @@ def test_snapshots_replays_and_joins_in_the_background(stage: Stage) -> None:
         words = [stage.ours(word).replace("=snA", f"={snapshot}") for word in case.argv[1:]]
         agent = stage.start_agent(words)
         known = {"sn-a": "alive"} if key == "snap-after-leave" else {"sn-a": "alive", "sn-b": "alive"}
-        agent.wait_statuses(known, 20)
+        agent.wait_statuses(known, 60)
         if end is not None:
             agent.signal(end)
         played.append(stage.ended(case, agent))
@@ -243,13 +245,13 @@ def test_handlers_and_their_answers(stage: Stage) -> None:
     written = filtering.options.directory / "f.txt"
     # Handlers run beside each other: the lines are those of the recording, their order is not.
     expected = sorted(str(HANDLERS["filters"].more["file"]).split("\n"))
-    eventually(lambda: sorted(written.read_text().split("\n")) == expected, 20, "the recorded lines")
+    eventually(lambda: sorted(written.read_text().split("\n")) == expected, 60, "the recorded lines")
     played.append(stage.ended(HANDLERS["filters"], filtering))
     twice = stage.start(HANDLERS["dup-filters"])
     twice.event("e")
     made = twice.options.directory / "g.txt"
     eventually(
-        lambda: made.exists() and made.read_text().endswith(HANDLERS["dup-filters"].more["file"]), 20, "both ran"
+        lambda: made.exists() and made.read_text().endswith(HANDLERS["dup-filters"].more["file"]), 60, "both ran"
     )
     played.append(stage.ended(HANDLERS["dup-filters"], twice))
     played.append(start(stage, HANDLERS["failures"]))
@@ -265,22 +267,22 @@ def test_a_cluster_that_loses_members(stage: Stage) -> None:
     alpha = stage.start(left["peer-view"])
     beta = stage.start(left["agent-side"])
     others = [peer(stage, port, node, f"-join={alpha.bind}") for port, node in (("21113", "gamma"), ("21114", "delta"))]
-    alpha.wait_statuses(dict.fromkeys(CLUSTER, "alive"), 20)
+    alpha.wait_statuses(dict.fromkeys(CLUSTER, "alive"), 60)
     shown = [stage.play(members[key]) for key in ("all-alive", "all-alive-detailed", "status-alt")]
     for agent in others:
         agent.kill()
     states = {"alpha": "alive", "beta-long-name": "alive", "gamma": "failed", "delta": "failed"}
-    alpha.wait_statuses(states, 30)
+    alpha.wait_statuses(states, 60)
     shown += [stage.play(members[key]) for key in ("two-failed", "two-failed-json", "filter-failed")]
     asked = [stage.play(case) for key, case in forced.items() if key != "prune-left"]
-    alpha.wait_statuses({"alpha": "alive", "beta-long-name": "alive", "gamma": "left"}, 20)
+    alpha.wait_statuses({"alpha": "alive", "beta-long-name": "alive", "gamma": "left"}, 60)
     shown += [stage.play(members[key]) for key in ("after-force-leave", "after-force-leave-json")]
     asked.append(stage.play(forced["prune-left"]))
-    alpha.wait_statuses({"alpha": "alive", "beta-long-name": "alive"}, 20)
+    alpha.wait_statuses({"alpha": "alive", "beta-long-name": "alive"}, 60)
     shown.append(stage.play(members["after-prune-left"]))
     gone = [stage.play(left["ok"]), stage.ended(left["agent-side"], beta)]
     gone += [stage.play(left["again"]), stage.play(left["no-agent"]), stage.ended(left["peer-view"], alpha)]
-    alpha.wait_statuses({"alpha": "alive", "beta-long-name": "left"}, 20)
+    alpha.wait_statuses({"alpha": "alive", "beta-long-name": "left"}, 60)
     shown.append(stage.play(members["after-leave"]))
     judge(
         "monitor",
@@ -309,7 +311,7 @@ def test_names_that_conflict(stage: Stage) -> None:
     bystander = stage.start(recorded["bystander"])
     third = peer(stage, "21122", "p3", f"-join=127.0.0.1:{stage.port('21120')}")
     for agent in (original, bystander, third):
-        agent.wait_statuses(dict.fromkeys(("dup1", "p2", "p3"), "alive"), 20)
+        agent.wait_statuses(dict.fromkeys(("dup1", "p2", "p3"), "alive"), 60)
     newcomer = stage.start(recorded["newcomer"], wait=False)
     played = [stage.ended(recorded["newcomer"], newcomer), stage.play(recorded["members-after"])]
     played += [stage.ended(recorded[key], agent) for key, agent in (("original", original), ("bystander", bystander))]
@@ -324,15 +326,15 @@ def test_lost_members_are_found_again_or_forgotten(stage: Stage) -> None:
         peer(stage, port, node, f"-join={keeper.bind}")
         for port, node in (("21142", "gone"), ("21143", "leaver"), ("21144", "comesback"))
     )
-    keeper.wait_statuses(dict.fromkeys(("keeper", "gone", "leaver", "comesback"), "alive"), 20)
+    keeper.wait_statuses(dict.fromkeys(("keeper", "gone", "leaver", "comesback"), "alive"), 60)
     leaver.leave()
-    keeper.wait_statuses({"keeper": "alive", "gone": "alive", "leaver": "left", "comesback": "alive"}, 20)
+    keeper.wait_statuses({"keeper": "alive", "gone": "alive", "leaver": "left", "comesback": "alive"}, 60)
     played = [stage.play(recorded["members-before"])]
     gone.kill()
     comesback.kill()
-    keeper.wait_statuses({"keeper": "alive", "gone": "failed", "comesback": "failed"}, 30)
+    keeper.wait_statuses({"keeper": "alive", "gone": "failed", "comesback": "failed"}, 60)
     again = stage.start(recorded["comesback"])
-    keeper.wait_statuses({"keeper": "alive", "gone": "failed", "comesback": "alive"}, 30)
+    keeper.wait_statuses({"keeper": "alive", "gone": "failed", "comesback": "alive"}, 60)
     played += [stage.play(recorded["members-after"]), stage.ended(recorded["comesback"], again)]
     judge("reconnect-reap", [*played, stage.ended(recorded["keeper"], keeper)])
 

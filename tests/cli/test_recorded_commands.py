@@ -40,7 +40,7 @@ def joined(stage: Stage) -> tuple[Agent, Agent]:
     alpha, beta = pair(stage)
     alpha.join(beta)
     for one in (alpha, beta):
-        one.wait_statuses({"alpha": "alive", "beta": "alive"}, 20)
+        one.wait_statuses({"alpha": "alive", "beta": "alive"}, 60)
     return alpha, beta
 
 
@@ -52,14 +52,14 @@ def test_commands_to_an_agent_that_is_alone_and_then_joins_another(stage: Stage)
     alpha, _ = pair(stage)
     for file in ("toplevel", "help", "keygen", "members", "event", "join"):
         judge(file, plays(stage, file))
-    alpha.wait_statuses({"alpha": "alive", "beta": "alive"}, 20)
+    alpha.wait_statuses({"alpha": "alive", "beta": "alive"}, 60)
     for file in ("info", "keys", "tags"):
         judge(file, plays(stage, file))
 
 
 def test_queries_reachability_and_round_trips(stage: Stage) -> None:
     alpha, _ = joined(stage)
-    eventually(lambda: alpha.client().call("get-coordinate", {"Node": "beta"})["Ok"], 20, "a coordinate of beta")
+    eventually(lambda: alpha.client().call("get-coordinate", {"Node": "beta"})["Ok"], 60, "a coordinate of beta")
     for file in ("query", "reachability", "rtt"):
         judge(file, stage.play_together(cases(file).values()))
 
@@ -67,7 +67,7 @@ def test_queries_reachability_and_round_trips(stage: Stage) -> None:
 def test_an_unreachable_node(stage: Stage) -> None:
     agent(stage, "r1", 15)
     peer = agent(stage, "r2", 16, f"-join=127.0.0.1:{stage.port('21115')}")
-    peer.wait_statuses({"r1": "alive", "r2": "alive"}, 20)
+    peer.wait_statuses({"r1": "alive", "r2": "alive"}, 60)
     peer.pause_tree()
     judge("reachability-failure", plays(stage, "reachability-failure"))
     peer.resume_tree()
@@ -84,7 +84,7 @@ def test_keys_of_an_encrypted_cluster(stage: Stage) -> None:
     recorded = cases("keys-encrypted")
     side = stage.start(recorded["agent-side"], {"kr1.json": json.dumps([KEY])})
     other = agent(stage, "k2", 19, "-keyring-file=k2.json", f"-join={side.bind}", files={"k2.json": json.dumps([KEY])})
-    other.wait_statuses({"k1": "alive", "k2": "alive"}, 20)
+    other.wait_statuses({"k1": "alive", "k2": "alive"}, 60)
     found = []
     for key, case in recorded.items():
         if key == "list-missing-node":

@@ -97,7 +97,7 @@ def test_tasks_share_a_connection(launch: Launcher, kind: str) -> None:
         await client.leave()
 
     run(address, talk)
-    assert agent.wait_exit(20) == 0
+    assert agent.wait_exit(60) == 0
 
 
 @both_kinds

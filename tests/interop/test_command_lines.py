@@ -92,7 +92,7 @@ def run(program: tuple[str, ...], agent: Agent, words: list[str]) -> tuple[int, 
         cwd=ROOT,
         env={**inherited, "SERF_RPC_ADDR": str(agent.options.rpc)},
         text=True,
-        timeout=30,
+        timeout=60,
     )
     return done.returncode, normal(done.stdout), normal(done.stderr)
 
@@ -118,7 +118,7 @@ def pair(launch: Launcher) -> tuple[Agent, Agent]:
     ours = launch.serfmp("a", tags={"role": "web", "dc": "east"}, handlers=["query:load=cat"])
     real = launch.serf("b", tags={"role": "web"}, handlers=["query:load=cat"], join=[ours])
     for agent in (ours, real):
-        agent.wait_statuses({"a": "alive", "b": "alive"}, 20)
+        agent.wait_statuses({"a": "alive", "b": "alive"}, 60)
     return ours, real
 
 
@@ -126,7 +126,7 @@ def test_all_commands_say_the_same_of_agents_of_both_kinds(launch: Launcher, tmp
     """Many at a time: most of what they take is waiting."""
     agents = pair(launch)
     for agent, peer in zip(agents, "ba", strict=True):
-        eventually(partial(knows_coordinate, agent, peer), 20, f"{agent.kind} knows a coordinate of {peer}")
+        eventually(partial(knows_coordinate, agent, peer), 60, f"{agent.kind} knows a coordinate of {peer}")
     different = []
     with ThreadPoolExecutor(4) as pool, Stage(tmp_path) as stage:
         for changing in (False, True):  # tags change what other commands show
@@ -147,9 +147,9 @@ def test_joins_and_leaves_say_the_same(launch: Launcher) -> None:
         joined = (0, "Successfully joined cluster by contacting 1 nodes.", "")
         assert run(program, agent, ["join", str(other.bind)]) == joined
         assert run(program, agent, ["join", str(other.bind), "127.0.0.1:1"]) == joined
-        agent.wait_statuses({"a": "alive", "b": "alive"}, 20)
+        agent.wait_statuses({"a": "alive", "b": "alive"}, 60)
         assert run(program, agent, ["leave"]) == (0, "Graceful leave complete", "")
-        assert agent.wait_exit(10) == 0
+        assert agent.wait_exit(60) == 0
         code, text, _ = run(program, agent, ["leave"])
         refused = f"Error connecting to Serf agent: dial tcp {agent.options.rpc}: connect: connection refused"
         assert (code, text) == (1, refused)
@@ -159,7 +159,7 @@ def test_joins_and_leaves_say_the_same(launch: Launcher) -> None:
 def test_commands_without_an_agent_have_the_same_form(command: str) -> None:
     forms = []
     for program in (SERF, SERFMP):
-        done = subprocess.run([*program, command], capture_output=True, check=True, cwd=ROOT, text=True, timeout=30)
+        done = subprocess.run([*program, command], capture_output=True, check=True, cwd=ROOT, text=True, timeout=60)
         forms.append((re.sub(r"\A[0-9.]+(-dev)?\n", "V\n", done.stdout), len(done.stdout)))
     if command == "version":
         assert forms[0][0] == forms[1][0]
@@ -168,7 +168,7 @@ def test_commands_without_an_agent_have_the_same_form(command: str) -> None:
 
 
 def test_no_command_of_the_real_program_is_left_out() -> None:
-    done = subprocess.run([*SERF, "--help"], capture_output=True, check=False, text=True, timeout=30)
+    done = subprocess.run([*SERF, "--help"], capture_output=True, check=False, text=True, timeout=60)
     listed = re.findall(r"^    (\S+)  ", done.stderr, flags=re.MULTILINE)
     assert listed
     assert set(listed) == {words[0] for words in ASKED} | ELSEWHERE.keys()
