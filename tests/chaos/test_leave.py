@@ -117,7 +117,8 @@ def test_a_node_whose_detector_dies_in_a_leave_has_left_for_good(scene: Scene, m
             scene.wait_status(scene.peers[1], agent.node, {"left"})
             if moment == "lingering":
                 # Of the second for which it stays; at its end the detector says that it has left.
-                time.sleep(0.9)
+                late = time.monotonic() + 0.9
+                eventually(lambda: time.monotonic() >= late, 2.0, "that second is nearly over")
     number = signal.SIGSTOP if moment == "frozen" else signal.SIGKILL
     hurt(agent, "detector", number, times=3 if moment == "again-and-again" else 1)
     check_end(agent, began)
