@@ -66,11 +66,11 @@ def runtime(agent: Agent) -> str:
 
 
 FORKS_ONLY = """
-import socket, time
+import signal, socket
 from serfmp.agent.process import Process
 ours, theirs = socket.socketpair()
 print(Process._fork(None, theirs), flush=True)
-time.sleep(600)
+signal.pause()
 """
 """A supervisor that never comes to send a child its first frame."""
 
