@@ -7,8 +7,8 @@ blamed:
 * if the child spent most of the time waiting for a processor (`/proc/PID/schedstat`), it is starved, not stuck: it is
   excused, but not beyond `STARVED_LIMIT`, and not once a loop that had turned before has had a processor for
   `RAN_LIMIT` without turning;
-* likewise if it waits in the kernel without being interruptible: for a disk, or, a worker, for a script that it begins
-  and that finds no processor.
+* likewise if it is runnable and has hardly run (the kernel counts a wait when it is over), or waits in the kernel
+  without being interruptible: for a disk, or, a worker, for a script that it begins and that finds no processor.
 
 A child that is to blame gets SIGABRT (faulthandler writes its stack to standard error), and after `STACK_TIME` SIGKILL.
 Times in seconds.
@@ -42,6 +42,9 @@ STARVED_SHARE: Final = 0.5
 
 RAN_LIMIT: Final = 0.5
 """Processor time in which every loop turns, however starved it is: turns take milliseconds."""
+
+WAITING_STATES: Final = frozenset("RD")
+"""Runnable, or in the kernel and not to be interrupted: the process waits for the host."""
 
 BEYOND_MENDING: Final = 15.0
 """A process whose main loop has not turned for so long was not ended by what ends stuck ones."""
@@ -106,8 +109,9 @@ class Watchdog:
                 process.signal(signal.SIGKILL)
             return
         ran, waited = processor_time(process.pid)
-        starved = waited - seen.waited >= STARVED_SHARE * age or in_the_kernel(process.pid)
-        if starved and age < STARVED_LIMIT and not (has_turned and ran - seen.ran >= RAN_LIMIT):
+        has_run = ran - seen.ran >= RAN_LIMIT
+        starved = waited - seen.waited >= STARVED_SHARE * age or (not has_run and state(process.pid) in WAITING_STATES)
+        if starved and age < STARVED_LIMIT and not (has_turned and has_run):
             return
         seen.aborted_at = now
         process.kill_reason = f"its main loop had not turned for {age:.1f} s"
@@ -131,10 +135,10 @@ def processor_time(pid: int) -> tuple[float, float]:
         os.close(descriptor)
 
 
-def in_the_kernel(pid: int) -> bool:
-    """Whether a process waits there for something that is not its to end (state D)."""
+def state(pid: int) -> str:
+    """The letter of a process' state, as in /proc/PID/stat; empty when it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[:1] == ["D"]
+        return ""
+    return stat.rpartition(")")[2].split()[0]

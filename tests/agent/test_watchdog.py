@@ -20,8 +20,8 @@ from serfmp.agent.watchdog import (
     STALE_AFTER,
     STARVED_LIMIT,
     Watchdog,
-    in_the_kernel,
     processor_time,
+    state,
 )
 from tests.harness import eventually
 
@@ -49,6 +49,15 @@ def page() -> Iterator[HeartbeatPage]:
     os.close(descriptor)
 
 
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """The pid of a process that waits for nothing of the host."""
+    with subprocess.Popen(["sleep", "600"]) as child:
+        eventually(lambda: state(child.pid) == "S", 60.0, "it sleeps")
+        yield child.pid
+        child.kill()
+
+
 def test_a_slot_keeps_time_and_turns(page: HeartbeatPage) -> None:
     page.stamp(3, 12.5, 7)
     assert page.read(3) == (12.5, 7)
@@ -57,9 +66,9 @@ def test_a_slot_keeps_time_and_turns(page: HeartbeatPage) -> None:
     assert page.read(3) == (0.0, 0)
 
 
-def test_a_loop_that_does_not_turn_gets_abort_then_kill(page: HeartbeatPage) -> None:
+def test_a_loop_that_does_not_turn_gets_abort_then_kill(page: HeartbeatPage, sleeper: int) -> None:
     lines: list[str] = []
-    watchdog, row = Watchdog(page, lambda _level, text: lines.append(text)), Row(os.getpid())
+    watchdog, row = Watchdog(page, lambda _level, text: lines.append(text)), Row(sleeper)
     page.stamp(3, 100.0, 1)
     watchdog.check([row], 100.0, 0.0)  # type: ignore[list-item]
     watchdog.check([row], 100.0 + STALE_AFTER, 0.0)  # type: ignore[list-item]
@@ -90,8 +99,10 @@ def test_nobody_is_blamed_when_the_supervisor_itself_was_late(page: HeartbeatPag
     assert row.signals == []
 
 
-def test_a_frozen_child_is_noticed_though_the_supervisor_is_late_again_and_again(page: HeartbeatPage) -> None:
-    watchdog, row = Watchdog(page, lambda _level, _text: None), Row(os.getpid())
+def test_a_frozen_child_is_noticed_though_the_supervisor_is_late_again_and_again(
+    page: HeartbeatPage, sleeper: int
+) -> None:
+    watchdog, row = Watchdog(page, lambda _level, _text: None), Row(sleeper)
     now = 100.0
     page.stamp(3, now, 1)
     watchdog.check([row], now, 0.0)  # type: ignore[list-item]
@@ -123,6 +134,9 @@ def test_who_has_a_processor_for_long_without_turning_is_not_starved_unless_it_j
         watchdog, row = Watchdog(page, lambda _level, _text: None), Row(child.pid)
         page.stamp(3, 100.0, turns)
         watchdog.check([row], 100.0, 0.0)  # type: ignore[list-item]
+        # The kernel has not counted its present wait yet.
+        watchdog.check([row], 100.1 + STALE_AFTER, 0.0)  # type: ignore[list-item]
+        assert row.signals == []
         ran, waited = processor_time(child.pid)
         eventually(lambda: processor_time(child.pid)[1] - waited > STALE_AFTER, 60.0, "it waits")
         watchdog.check([row], 100.1 + STALE_AFTER, 0.0)  # type: ignore[list-item]
@@ -141,7 +155,7 @@ def test_who_begins_a_program_that_finds_no_processor_is_not_stuck_at_once(page:
     first = f"[(os.POSIX_SPAWN_OPEN, 0, {str(pipe)!r}, 0, 0)]"
     begin = f"import os; os.posix_spawn('/bin/true', ['true'], {{}}, file_actions={first})"
     with subprocess.Popen([sys.executable, "-c", begin]) as child:
-        eventually(lambda: in_the_kernel(child.pid), 60.0, "it waits")
+        eventually(lambda: state(child.pid) == "D", 60.0, "it waits")
         watchdog, row = Watchdog(page, lambda _level, _text: None), Row(child.pid)
         page.stamp(3, 100.0, 2)
         watchdog.check([row], 100.0, 0.0)  # type: ignore[list-item]
