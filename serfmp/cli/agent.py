@@ -7,21 +7,24 @@ exit code 1 (spec agent.md 1.2, 1.5, 1.6, 2.1). Words behind the flags are ignor
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.config import DEFAULT_RPC_ADDRESS
 from serfmp.cli.agent_config import check, require_logs, with_files
 from serfmp.cli.agent_source import AgentSource
-from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, Option, flag
+from serfmp.cli.flags import BOOLEAN, INTEGER, GoCommand, flag
 from serfmp.cli.output import complain, say
 from serfmp.cli.settings import show_settings
 from serfmp.errors import UserError
+
+if TYPE_CHECKING:
+    import click
 
 HELP_PREFIX: Final = "==> "
 """Stands before the help that follows a flag error."""
 
 
-def _config_flag() -> Option:
+def _config_flag() -> click.Option:
     """`-config-file` and `-config-dir` feed one list, in the order of the command line."""
     option = flag(
         "config-file",

@@ -10,12 +10,13 @@ import importlib
 import shlex
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.flags import BOOLEAN, FORMATS, GoCommand, Option
+from serfmp.cli.flags import BOOLEAN, FORMATS, GoCommand
 from serfmp.cli.output import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import click
 
 COMMAND: Final = GoCommand(
     "completion",
@@ -58,7 +59,7 @@ def run(_values: dict[str, Any], words: list[str]) -> int:
     return 0
 
 
-def commands() -> Iterator[tuple[str, str, list[Option]]]:
+def commands() -> Iterator[tuple[str, str, list[click.Option]]]:
     """All commands: name, what the list says about it, flags."""
     from serfmp.cli.main import COMMANDS
 
@@ -67,12 +68,12 @@ def commands() -> Iterator[tuple[str, str, list[Option]]]:
         yield name, text, module.COMMAND.params
 
 
-def flags(options: Sequence[Option]) -> Iterator[tuple[str, str, bool, bool]]:
+def flags(options: Sequence[click.Option]) -> Iterator[tuple[str, str, bool, bool]]:
     """Flags of a command: name without dash, help, whether it takes a value, whether it may be repeated."""
     for option in options:
         for name in option.opts:
             if name.startswith("-"):
-                yield name[1:], " ".join(option.help.split()), option.kind is not BOOLEAN, option.multiple
+                yield name[1:], " ".join((option.help or "").split()), option.type is not BOOLEAN, option.multiple
     yield "help", "Shows the command's help.", False, False
 
 

@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.flags import DURATION, Option, flag
+from serfmp.cli.flags import DURATION, flag
 from serfmp.client import Client, ClientError, DeadlineError
 from serfmp.client.calls import DEFAULT_ADDRESS
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:
+    import click
+
     from serfmp.client import Query, QueryAnswer
 
 
@@ -19,7 +21,7 @@ TIMEOUT_S: Final = 120.0
 """Longer than an agent of ours takes for any answer (a join: 60 s)."""
 
 
-def rpc_flags() -> list[Option]:
+def rpc_flags() -> list[click.Option]:
     """`-rpc-addr` and `-rpc-auth`, which the environment may set, and `-rpc-timeout`."""
     return [
         flag(

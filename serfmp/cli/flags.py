@@ -1,4 +1,4 @@
-"""Serf's flag syntax (spec agent.md 1.1), and commands as values.
+"""Serf's flag syntax (spec agent.md 1.1) for commands that are described with click.
 
 Rules:
 
@@ -7,22 +7,30 @@ Rules:
   like. A lone `-` is a word.
 * A flag that takes one value and is given twice keeps the last one.
 * The first mistake in the order of the command line is the one that is told.
-* A flag that is not given has the value of its environment variable, if that is set and not empty, else its default.
 
-No library of command lines: none has this syntax, and the one that held the options took half of the time of `members`.
+click holds the options, their defaults and environment variables; only the way of reading the words is ours.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import textwrap
 from typing import TYPE_CHECKING, Any, Final
+
+import click
 
 from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    BooleanBase = click.ParamType[bool]
+    IntegerBase = click.ParamType[int]
+    DurationBase = click.ParamType[float]
+    AnyType = click.ParamType[Any]
+else:
+    # Not every version of click that may be installed has generic types.
+    BooleanBase = IntegerBase = DurationBase = click.ParamType
 
 HELP_WIDTH: Final = 79
 HELP_INDENT: Final = 28
@@ -36,43 +44,57 @@ class FlagError(UserError):
     """A flag that cannot be read: told on stderr, with the command's help on stdout."""
 
 
-def to_boolean(text: str, name: str) -> bool:
-    """`true` and `false` in the spellings of spec agent.md 1.1; `FlagError` for any other text."""
-    if text in TRUE_TEXTS:
-        return True
-    if text in FALSE_TEXTS:
-        return False
-    raise FlagError(f'invalid boolean value "{text}" for {name}: parse error')
+class Boolean(BooleanBase):
+    """`true` and `false` in the spellings of spec agent.md 1.1."""
+
+    name = "boolean"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """The value; `FlagError` for any other text."""
+        del ctx
+        if isinstance(value, bool):
+            return value
+        if value in TRUE_TEXTS:
+            return True
+        if value in FALSE_TEXTS:
+            return False
+        raise FlagError(f'invalid boolean value "{value}" for {_name(param)}: parse error')
 
 
-def to_integer(text: str, name: str) -> int:
-    """A whole number; `FlagError` for a text that is none."""
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise FlagError(f'invalid value "{text}" for flag {name}: parse error') from None
+class Integer(IntegerBase):
+    """A whole number."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The value; `FlagError` for a text that is no number."""
+        del ctx
+        try:
+            return int(value, 0) if isinstance(value, str) else int(value)
+        except ValueError:
+            raise FlagError(f'invalid value "{value}" for flag {_name(param)}: parse error') from None
 
 
-def to_duration(text: str, name: str) -> float:
-    """A duration in seconds; `FlagError` for a text that is none."""
-    try:
-        return parse_duration(text)
-    except UserError:
-        raise FlagError(f'invalid value "{text}" for flag {name}: parse error') from None
+class Duration(DurationBase):
+    """A duration in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The value; `FlagError` for a text that is no duration."""
+        del ctx
+        if isinstance(value, float | int):
+            return float(value)
+        try:
+            return parse_duration(value)
+        except UserError:
+            raise FlagError(f'invalid value "{value}" for flag {_name(param)}: parse error') from None
 
 
-def to_text(text: str, _name: str) -> str:
-    """The text as it is."""
-    return text
+BOOLEAN: Final = Boolean()
+INTEGER: Final = Integer()
+DURATION: Final = Duration()
 
-
-Kind = Callable[[str, str], Any]
-"""Makes a value of a text; it is told the flag's name with its dash."""
-
-BOOLEAN: Final[Kind] = to_boolean
-INTEGER: Final[Kind] = to_integer
-DURATION: Final[Kind] = to_duration
-TEXT: Final[Kind] = to_text
 
 FORMATS: Final = ("text", "json", "jsonl", "csv", "table")
 """Values of `-format`; see `serfmp.cli.formats`."""
@@ -80,32 +102,7 @@ ROW_FORMATS: Final = frozenset(FORMATS[2:])
 """Those that `serfmp.cli.formats` writes."""
 
 
-class Option:
-    """A flag. `name`: of its value; `opts`: how it is written, with one dash; `shown`: how the help writes it."""
-
-    __slots__ = ("default", "env", "help", "kind", "multiple", "name", "opts", "shown")
-
-    def __init__(
-        self, name: str, kind: Kind, default: Any, *, multiple: bool, env: str | None, text: str, shown: str
-    ) -> None:
-        self.name = name.replace("-", "_")
-        self.opts = [f"-{name}"]
-        self.kind = kind
-        self.default = default
-        self.multiple = multiple
-        self.env = env
-        self.help = text
-        self.shown = shown
-
-    def absent(self) -> Any:
-        """The value where the flag is not given. Raises `FlagError` for what the environment says wrongly."""
-        text = os.environ.get(self.env) if self.env is not None else None
-        if text:
-            return self.kind(text, self.opts[0])
-        return () if self.multiple else self.default
-
-
-def format_flag() -> Option:
+def format_flag() -> click.Option:
     """`-format`, the same for all commands that have it."""
     text = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}. Default: text."
     return flag("format", text, default="text", shown="format=text")
@@ -115,52 +112,66 @@ def flag(
     name: str,
     text: str,
     *,
-    kind: Kind = TEXT,
+    kind: AnyType | None = None,
     default: Any = "",
     many: bool = False,
     env: str | None = None,
     shown: str | None = None,
-) -> Option:
+) -> click.Option:
     """A flag `-name` whose value comes as the parameter `name` with `-` for `_`.
 
-    `kind`: BOOLEAN, INTEGER, DURATION or TEXT. `many`: it may be repeated, and its value is a tuple. `shown` is how
+    `kind`: BOOLEAN, INTEGER, DURATION, or text. `many`: it may be repeated, and its value is a tuple. `shown` is how
     the help writes it, without the dash; `text` is what the help says about it.
     """
-    return Option(name, kind, default, multiple=many, env=env, text=text, shown=name if shown is None else shown)
+    option = click.Option(
+        [f"-{name}", name.replace("-", "_")],
+        type=kind or click.STRING,
+        default=None if many else default,
+        multiple=many,
+        envvar=env,
+        help=text,
+        metavar=shown if shown is not None else name,
+    )
+    # click would take a hyphen in a repeated option's name, or a default of False, as hints of its own.
+    option.is_flag = False
+    return option
 
 
-class GoCommand:
-    """A command that reads its flags by the rules above."""
+class GoCommand(click.Command):
+    """A command that reads its flags by the rules above. Its words are in `ctx.args`."""
 
-    def __init__(self, name: str, usage: str, text: str, options: Sequence[Option]) -> None:
-        self.name = name
-        self.params = list(options)
+    def __init__(self, name: str, usage: str, text: str, options: Sequence[click.Option]) -> None:
+        super().__init__(name, params=list(options), add_help_option=False)
+        self.allow_extra_args = True
         self._usage = usage
         self._text = text
 
-    def values(self, args: list[str]) -> tuple[dict[str, Any], list[str]]:
-        """The values of all flags by parameter name, and the words. Raises `FlagError`."""
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Fill `ctx.params` and `ctx.args`. Raises `FlagError`."""
         given, words = self._split(args)
-        for option in self.params:
-            if option.name not in given:
-                given[option.name] = option.absent()
-            elif option.multiple:
-                given[option.name] = tuple(given[option.name])
-        return given, words
+        for param in self.params:
+            param.handle_parse_result(ctx, given, [])
+        ctx.args = words
+        return words
+
+    def values(self, args: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """The values of all flags by parameter name, and the words."""
+        context = click.Context(self)
+        words = self.parse_args(context, args)
+        return dict(context.params), words
 
     def help_text(self) -> str:
         """What `-h` prints, without the last newline."""
-        import textwrap
-
         lines = [f"Usage: serfmp {self._usage}".rstrip(), ""]
         for paragraph in self._text.split("\n\n"):
             filled = textwrap.fill(" ".join(paragraph.split()), HELP_WIDTH, initial_indent="  ", subsequent_indent="  ")
             lines += [filled, ""]
-        if self.params:
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        if options:
             lines += ["Options:", ""]
-        for option in self.params:
-            start = f"  -{option.shown}"
-            body = textwrap.wrap(option.help, HELP_WIDTH - HELP_INDENT, break_on_hyphens=False)
+        for option in options:
+            start = f"  -{option.metavar}"
+            body = textwrap.wrap(option.help or "", HELP_WIDTH - HELP_INDENT, break_on_hyphens=False)
             if len(start) + 2 > HELP_INDENT:
                 lines.append(start)
                 start = ""
@@ -168,7 +179,9 @@ class GoCommand:
         return "\n".join(lines).rstrip()
 
     def _split(self, args: list[str]) -> tuple[dict[str, Any], list[str]]:
-        options = {name[1:]: option for option in self.params for name in option.opts}
+        options = {
+            name[1:]: option for option in self.params if isinstance(option, click.Option) for name in option.opts
+        }
         given: dict[str, Any] = {}
         position = 0
         while position < len(args):
@@ -185,18 +198,18 @@ class GoCommand:
             if option is None:
                 raise FlagError(f"flag provided but not defined: -{name}")
             if not equals:
-                if option.kind is BOOLEAN:
+                if isinstance(option.type, Boolean):
                     value = "true"
                 elif position < len(args):
                     value = args[position]
                     position += 1
                 else:
                     raise FlagError(f"flag needs an argument: -{name}")
-            converted = option.kind(value, option.opts[0])
+            converted = option.type.convert(value, option, None)
             if option.multiple:
-                given.setdefault(option.name, []).append(converted)
+                given.setdefault(option.name or name, []).append(converted)
             else:
-                given[option.name] = converted
+                given[option.name or name] = converted
         return given, args[position:]
 
 
@@ -206,3 +219,7 @@ def parse_tag(text: str) -> tuple[str, str]:
     if not equals or not key:
         raise UserError(f"Invalid tag: '{text}'")
     return key, value
+
+
+def _name(param: click.Parameter | None) -> str:
+    return param.opts[0] if param is not None else "a flag"
