@@ -367,11 +367,13 @@ class Core:
     def gossip_restarted(self, now: float) -> None:
         """The process with the sockets is a new one: what was in flight is lost, and nobody is to blame.
 
-        What counted as sent while the old one was stuck may have reached nobody: a few peers are told everything.
+        What counted as sent while the old one was stuck may have reached nobody: a few peers are told everything, and
+        the latest events are gossiped again.
         """
         self._enter(now)
         self._swim.gossip_restarted()
         self._swim.push_pull.refresh(RESYNC_PARTNERS)
+        self._serf.events.gossip_again()
 
     # --- output -------------------------------------------------------------------------------------------------------
 

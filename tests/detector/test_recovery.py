@@ -15,9 +15,11 @@ from serfmp.detector.effects import (
     MemberEvent,
     MemberStatus,
     OpenStream,
+    SendPacket,
     UserEventReceived,
 )
 from serfmp.detector.records import CONSUMERS
+from serfmp.detector.serf.user_events import OWN_AGAIN
 from serfmp.detector.swim.swim import RESYNC_PARTNERS
 from serfmp.sim.cluster import Cluster
 from serfmp.sim.host import Host
@@ -176,3 +178,19 @@ def test_what_a_stuck_gossip_process_swallowed_reaches_peers_by_push_pull() -> N
     streams = [effect for effect in rig.take() if isinstance(effect, OpenStream)]
     assert len(streams) == RESYNC_PARTNERS
     assert all(b"swallowed" in stream.request for stream in streams)
+
+
+def test_the_latest_own_events_are_gossiped_again_when_gossip_was_started_again() -> None:
+    rig = Rig()
+    for number in range(5):
+        rig.alive(f"n{number}")
+    rig.core.request(("rpc", 1, 1), EventRequest("e", b"long ago", coalesce=False), rig.now)
+    rig.pass_time(OWN_AGAIN)
+    rig.core.request(("rpc", 1, 2), EventRequest("e", b"swallowed", coalesce=False), rig.now)
+    rig.pass_time(3.0)
+    rig.take()
+    rig.core.gossip_restarted(rig.now)
+    rig.pass_time(0.5)
+    sent = [part for effect in rig.take() if isinstance(effect, SendPacket) for part in effect.parts]
+    assert any(b"swallowed" in part for part in sent)
+    assert not any(b"long ago" in part for part in sent)

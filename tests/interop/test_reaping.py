@@ -10,7 +10,7 @@ import pytest
 from tests.harness import Launcher, MemberRecord
 
 DEADLINE_S = 60.0
-SHORT = {"reconnect_interval": "1s", "reconnect_timeout": "4s", "tombstone_timeout": "4s"}
+SHORT = {"reconnect_interval": "200ms", "reconnect_timeout": "4s", "tombstone_timeout": "4s"}
 
 
 @pytest.mark.timeout(180)

@@ -31,7 +31,7 @@ from serfmp.wire.serf_messages import UserEvent, encode_serf
 from serfmp.wire.serf_state import EventSlot
 
 OWN_AGAIN: Final = 10.0
-"""Seconds: a detector that is started again gossips its own events of so long ago again. Ours."""
+"""Seconds: when detector or gossip were started again, own events of so long ago are gossiped again. Ours."""
 OTHERS_AGAIN: Final = 1.0
 """Seconds: the same for events of other nodes. Ours."""
 
@@ -183,5 +183,11 @@ class UserEvents:
             slot = self._ring[ltime % self._size] = _Slot(ltime)
             for saved in recovered.user_events[ltime]:
                 slot.events[saved.name, saved.payload] = saved
-                if saved.time >= self._context.now - (OWN_AGAIN if saved.own else OTHERS_AGAIN):
-                    self._enqueue(encode_serf(UserEvent(ltime, saved.name, saved.payload, saved.coalesce)))
+        self.gossip_again()
+
+    def gossip_again(self) -> None:
+        """Gossip the latest events again: what was sent of them may have reached nobody."""
+        now = self._context.now
+        latest = [saved for saved in self.saved() if saved.time >= now - (OWN_AGAIN if saved.own else OTHERS_AGAIN)]
+        for saved in sorted(latest, key=lambda one: one.ltime):
+            self._enqueue(encode_serf(UserEvent(saved.ltime, saved.name, saved.payload, saved.coalesce)))
