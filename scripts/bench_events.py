@@ -27,6 +27,9 @@ PAIRS = (("ours", "ours"), ("real", "real"), ("ours", "real"), ("real", "ours"))
 SETTLE_S = 2.0
 """After the last event."""
 
+QUIET_S = 5.0
+"""Before listening to agents whose queues are empty: their figures may be a second old, and joins have echoes."""
+
 MEDIAN_MS = 10.0
 """Bar for the median delay between two of ours."""
 
@@ -147,6 +150,7 @@ def _idle(launch: Launcher, options: Options, progress: Progress, report: Report
         agents = _pair(launch, f"i{kind[0]}", *[kind] * 3)
         for agent in agents:
             eventually(lambda agent=agent: _queues(agent) == 0, 60.0, f"{agent!r} has nothing to say")
+        time.sleep(QUIET_S)
         with Sniffer({agent.bind.port for agent in agents}, hosts=[agent.bind.host for agent in agents]) as sniffer:
             time.sleep(options.idle_seconds)
             packets = sniffer.packets
