@@ -21,7 +21,14 @@ from serfmp.agent.syslog import facility_number, find_daemon
 from serfmp.agent.tags_file import read_tags_file
 from serfmp.cli import agent_values
 from serfmp.cli.agent_values import DEFAULT
-from serfmp.detector.config import NAME_RULE, SERF_PROTOCOL_MAX, SERF_PROTOCOL_MIN, is_valid_name
+from serfmp.detector.config import (
+    GOSSIP_BUDGET_MIN,
+    NAME_RULE,
+    SERF_PROTOCOL_MAX,
+    SERF_PROTOCOL_MIN,
+    USER_EVENT_SIZE_CAP,
+    is_valid_name,
+)
 from serfmp.detector.swim.join import SRV
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
@@ -38,8 +45,6 @@ PROFILES: Final = ("lan", "wan", "local")
 START_METHODS: Final = ("fork", "exec")
 BROADCAST_TIMEOUT_MIN_S: Final = 1.0
 RETRY_MIN_S: Final = 1.0
-USER_EVENT_SIZE_CAP: Final = 9216
-GOSSIP_BUDGET_MIN: Final = 64 * 1024
 
 
 _AS_IT_STANDS: Final = {
