@@ -84,6 +84,11 @@ class SendFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class GossipConnected:
+    """The gossip process knows of this detector, and connects to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class FenceBack:
     """All that had arrived at the host when `Fence(token)` was handled was sent before this frame."""
 
@@ -489,6 +494,7 @@ _FRAMES: Final[tuple[type, ...]] = (
     NameResolved,
     SendFailed,
     FenceBack,
+    GossipConnected,
     Transmit,
     StreamOpen,
     StreamAnswer,

@@ -364,14 +364,27 @@ class Core:
         self._enter(now)
         self._swim.pressed(level, late, waiting)
 
+    def gossip_lost(self, now: float) -> None:
+        """The process with the sockets died, or is not there yet: what is in flight is lost, and nobody is to blame.
+
+        What is to be gossiped waits for `gossip_found`; what is asked of it waits with the driver.
+        """
+        self._enter(now)
+        self._swim.gossip_lost()
+
+    def gossip_found(self, now: float) -> None:
+        """The process with the sockets is there, as it was when this detector began."""
+        self._enter(now)
+        self._swim.gossip_found()
+
     def gossip_restarted(self, now: float) -> None:
-        """The process with the sockets is a new one: what was in flight is lost, and nobody is to blame.
+        """A new process with the sockets is there.
 
         What counted as sent while the old one was stuck may have reached nobody: a few peers are told everything, and
         the latest events are gossiped again.
         """
         self._enter(now)
-        self._swim.gossip_restarted()
+        self._swim.gossip_found()
         self._swim.push_pull.refresh(RESYNC_PARTNERS)
         self._serf.events.gossip_again()
 

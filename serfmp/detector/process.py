@@ -59,6 +59,9 @@ STALL: Final = 0.25
 FENCE_POLL: Final = 0.02
 """While a fence is out, the loop wakes at least this often, in seconds, though a timer is due."""
 
+CONNECT_POLL: Final = 0.005
+"""Seconds between two looks whether the gossip process that was heard can be reached."""
+
 WAITING_LIMIT: Final = 1024
 """Stream and name requests that wait for the gossip process."""
 
@@ -85,6 +88,10 @@ class Detector:
         self._gossip_generation = child.generations.get("gossip", 0)
         self._fence_token = child.generation << 40
         self._fence_sent: float | None = None
+        self._gossip_heard = False
+        """A frame of the present gossip process has come."""
+        self._gossip_again = False
+        """The present gossip process is not the first one."""
         self._waiting: deque[object] = deque()
         self._fenced_until = 0.0
         self._bad_messages = 0
@@ -126,6 +133,7 @@ class Detector:
             found,
             time.perf_counter,
         )
+        self._core.gossip_lost(now)
         child.endpoints.remove_older(child.generation)
         self._packets = make_socket(child.context, zmq.PULL, hwm=PACKET_HWM)
         self._packets.bind(child.endpoints.packets(child.generation))
@@ -223,6 +231,9 @@ class Detector:
             present = envelope.sender == self._gossip_generation
             if present:
                 self._handled = envelope.sequence
+                if not self._gossip_heard:
+                    self._gossip_heard = True
+                    self._find_gossip(envelope.sender)
             # Packets of a gossip process that died since are as good as any; its streams and answers are not.
             if present or isinstance(frame, frames.PacketBatch):
                 self._handle(frame)
@@ -279,10 +290,22 @@ class Detector:
     def _on_generation(self, name: str, generation: int) -> None:
         if name == "gossip":
             self._gossip_generation = generation
+            self._gossip_heard, self._gossip_again = False, True
             self._handled = self._handled_told = 0
             self._fence_sent = None
             self._waiting.clear()
+            self._core.gossip_lost(self._loop.clock())
+
+    def _find_gossip(self, generation: int) -> None:
+        """Gossip has connected one way: as soon as it has the other way, too, the core may send."""
+        if generation != self._gossip_generation:
+            return
+        if not int(self._network.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+            self._loop.call_later(CONNECT_POLL, lambda: self._find_gossip(generation))
+        elif self._gossip_again:
             self._core.gossip_restarted(self._loop.clock())
+        else:
+            self._core.gossip_found(self._loop.clock())
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

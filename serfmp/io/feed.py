@@ -57,7 +57,7 @@ class DetectorFeed:
         self.resent += len(self._sent)
         self._sent.extend(self._waiting)
         self._waiting, self._sent = self._sent, deque()
-        self._flush()
+        self.send(frames.GossipConnected())
 
     def send(self, frame: object) -> None:
         """Hand a frame to the detector, present or next."""

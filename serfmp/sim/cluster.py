@@ -148,12 +148,15 @@ class Cluster:
             self._watch.forget(host)
         host.start_afresh()
 
-    def restart_gossip(self, host: Host) -> None:
-        """The process with the sockets is killed: what was in flight is lost on both sides."""
+    def restart_gossip(self, host: Host, seconds: float = 0.0) -> None:
+        """The process with the sockets is killed, and another is there after so long.
+
+        What was in flight is lost on both sides.
+        """
         for stream in [stream for stream, (opener, *_) in self._streams.items() if opener is host]:
             del self._streams[stream]
         self._end_streams(host, silent=False)
-        host.hand_in(lambda core: core.gossip_restarted(host.now))
+        host.lose_gossip(seconds)
 
     def acknowledge(self, host: Host) -> None:
         """The consumers of a host take what they got."""
@@ -266,7 +269,7 @@ class Cluster:
         core = host.alive
         self.scheduler.after(
             self.network.delay(),
-            lambda: host.hand_in(lambda core: core.resolved(token, addresses, error, host.now), core),
+            lambda: host.deliver(lambda core: core.resolved(token, addresses, error, host.now), core),
         )
 
     # --- UDP ----------------------------------------------------------------------------------------------------------
@@ -293,7 +296,7 @@ class Cluster:
             for message in messages:
                 core.receive(message, source, arrival - target.slept, timed=True)
 
-        self.scheduler.at(arrival, lambda: target.hand_in(hand_in))
+        self.scheduler.at(arrival, lambda: target.deliver(hand_in))
 
     # --- TCP ----------------------------------------------------------------------------------------------------------
 
@@ -309,9 +312,9 @@ class Cluster:
         timeout = replied(f"dial tcp {place}: i/o timeout")
         refused = replied(f"dial tcp {place}: connect: connection refused")
         if target is None or (target.core is None and not target.silent):
-            self.scheduler.after(network.delay(), lambda: host.hand_in(refused, core))
+            self.scheduler.after(network.delay(), lambda: host.deliver(refused, core))
             return
-        self.scheduler.after(effect.timeout, lambda: host.hand_in(timeout, core))
+        self.scheduler.after(effect.timeout, lambda: host.deliver(timeout, core))
         both_ways = network.stream(host.name, target.name) and network.stream(target.name, host.name)
         if target.core is None or not both_ways:
             return
@@ -321,7 +324,7 @@ class Cluster:
         source = (host.endpoint[0], STREAM_PORT)
         self.scheduler.after(
             network.delay(),
-            lambda: target.hand_in(lambda core: core.receive_stream(stream, effect.request, source, target.now)),
+            lambda: target.deliver(lambda core: core.receive_stream(stream, effect.request, source, target.now)),
         )
 
     def _answer_stream(self, stream: int, reply: bytes | None) -> None:
@@ -332,7 +335,7 @@ class Cluster:
         if self.network.stream(target.name, host.name):
             self.scheduler.after(
                 self.network.delay(),
-                lambda: host.hand_in(lambda core: core.stream_replied(token, reply, error, False, host.now), core),
+                lambda: host.deliver(lambda core: core.stream_replied(token, reply, error, False, host.now), core),
             )
 
     def _end_streams(self, host: Host, silent: bool) -> None:

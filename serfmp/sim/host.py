@@ -9,6 +9,8 @@ Rules (those of `serfmp.detector.process`):
 * A paused host takes no input and fires no timer. When it goes on it takes all that arrived, then the core is told of
   the time that it lost, then timers fire.
 * Long merges are done in slices, one a turn; other input comes between them.
+* While its gossip process is away (`cut_off`) a host's packets are lost, what comes to it waits in the kernel, and what
+  it asks for waits in the detector. The core is told at both ends.
 * A suspended host loses what was sent to it, and its clock stands still; the core is told when it goes on.
 * A killed detector loses everything but the journal. Consumers go on, and drop repeats by sequence number.
 """
@@ -34,9 +36,12 @@ from serfmp.detector.effects import (
     Log,
     MemberEvent,
     MemberStatus,
+    OpenStream,
     Plain,
     Publish,
     Record,
+    Resolve,
+    SendPacket,
     UserEventReceived,
 )
 from serfmp.detector.records import CONSUMERS, Recovered
@@ -127,6 +132,10 @@ class Host:
         """The machine is gone, not only the process: connections are not refused but time out."""
         self.crash_after_records: int | None = None
         """Kill the detector behind so many further records."""
+        self.cut_off = False
+        """Nothing is there to send or to receive."""
+        self._buffered: list[tuple[Input, SeenCore | None]] = []
+        """What came meanwhile."""
         self._world = world
         self._seed = seed
         self._clock = world.scheduler
@@ -143,6 +152,8 @@ class Host:
 
     def _stop(self) -> None:
         self.core = None
+        self._lost_by: SeenCore | None = None
+        self._unasked: list[Effect] = []
         self.paused = False
         self.asleep = False
         self._inbox: list[tuple[Input, SeenCore | None]] = []
@@ -161,6 +172,8 @@ class Host:
         recovered = Recovered.replay(self.journal) if self.journal else None
         rng = Random(f"{self._seed} {self.name} {self.life} {self.generation}")
         self.core = SeenCore(self.config, rng, self.now, self.generation, recovered)
+        if self.cut_off:
+            self.core.gossip_lost(self.now)
         for consumer in CONSUMERS:
             for event in self.core.outbox(self.taken[consumer]):
                 self._take(consumer, event)
@@ -186,6 +199,32 @@ class Host:
         self.paused = True
         self._paused_until = max(self._paused_until, now + seconds)
         self._clock.at(self._paused_until + self.slept, self._resume)
+
+    def lose_gossip(self, seconds: float) -> None:
+        """The gossip process dies; a new one is there after so long."""
+        self._lost_by = self.core
+        if not self.cut_off:
+            self.cut_off = True
+            self._clock.after(seconds, self._find_gossip)
+        self.hand_in(lambda core: core.gossip_lost(self.now))
+
+    def _find_gossip(self) -> None:
+        self.cut_off = False
+        unasked, self._unasked = self._unasked, []
+        for effect in unasked:
+            self._world.carry_out(self, effect)
+        lost_by = self._lost_by
+
+        def found(core: SeenCore) -> None:
+            if core is lost_by:
+                core.gossip_restarted(self.now)
+            else:
+                core.gossip_found(self.now)
+
+        self.hand_in(found)
+        buffered, self._buffered = self._buffered, []
+        for action, meant in buffered:
+            self.hand_in(action, meant)
 
     def press(self, level: int) -> None:
         """The host lets the process down that much from now on, as the process reads it from kernel and lateness."""
@@ -246,13 +285,20 @@ class Host:
         elif len(self._inbox) < INBOX_LIMIT:
             self._inbox.append((action, meant))
 
+    def deliver(self, action: Input, meant: SeenCore | None = None) -> None:
+        """The same for what comes through the gossip process."""
+        if not self.cut_off:
+            self.hand_in(action, meant)
+        elif len(self._buffered) < INBOX_LIMIT:
+            self._buffered.append((action, meant))
+
     def _tick(self) -> None:
         core, now = self.core, self.now
         if core is None or self.paused or self.asleep:
             return
         if not self._fence_out and core.blame_due(now):
             self._fence_out = True
-            self._clock.after(FENCE, lambda: self.hand_in(lambda _: self._fence_back(now), core))
+            self._clock.after(FENCE, lambda: self.deliver(lambda _: self._fence_back(now), core))
         core.advance(now, self._fenced_until)
         self.settle()
 
@@ -328,6 +374,10 @@ class Host:
                 self.logs.append(f"[{level}] {component}: {text}")
             case Count(name, amount):
                 self.counters[name] = self.counters.get(name, 0) + amount
+            case SendPacket() if self.cut_off:
+                pass
+            case OpenStream() | Resolve() if self.cut_off:
+                self._unasked.append(effect)
             case _:
                 self._world.carry_out(self, effect)
 

@@ -246,8 +246,9 @@ class History:
         victim.pause(seconds)
 
     def _gossip(self, victim: Host) -> None:
-        self._say(f"kill the gossip process of {victim.name}")
-        self._cluster.restart_gossip(victim)
+        seconds = self._rng.choice((0.05, 0.3, 1.0, 3.0)) * self._unit
+        self._say(f"kill the gossip process of {victim.name}: {seconds:.1f} s without")
+        self._cluster.restart_gossip(victim, seconds)
 
     def _partition(self, _victim: Host) -> None:
         side = {host.name for host in self._others()}

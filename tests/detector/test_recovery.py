@@ -23,7 +23,8 @@ from serfmp.detector.serf.user_events import OWN_AGAIN
 from serfmp.detector.swim.swim import RESYNC_PARTNERS
 from serfmp.sim.cluster import Cluster
 from serfmp.sim.host import Host
-from tests.detector.rig import Rig
+from serfmp.wire.messages import Alive, decode_packet_message
+from tests.detector.rig import OWN, Rig
 
 ALIVE = MemberStatus.ALIVE
 
@@ -194,3 +195,22 @@ def test_the_latest_own_events_are_gossiped_again_when_gossip_was_started_again(
     sent = [part for effect in rig.take() if isinstance(effect, SendPacket) for part in effect.parts]
     assert any(b"swallowed" in part for part in sent)
     assert not any(b"long ago" in part for part in sent)
+
+
+def test_what_is_to_be_gossiped_while_gossip_is_away_waits_for_it() -> None:
+    rig = Rig()
+    for number in range(5):
+        rig.alive(f"n{number}")
+    rig.pass_time(5.0)
+    rig.take()
+    rig.core.gossip_lost(rig.now)
+    rig.core.request(("rpc", 1, 1), EventRequest("e", b"kept", coalesce=False), rig.now)
+    rig.suspect(OWN)
+    rig.pass_time(10.0)
+    assert all(len(effect.parts) == 1 for effect in rig.take() if isinstance(effect, SendPacket)), "pings, bare"
+    rig.core.gossip_found(rig.now)
+    rig.pass_time(0.5)
+    sent = [part for effect in rig.take() if isinstance(effect, SendPacket) for part in effect.parts]
+    assert any(b"kept" in part for part in sent)
+    refutations = [message for message in map(decode_packet_message, sent) if isinstance(message, Alive)]
+    assert any(message.node == OWN and message.incarnation > 1 for message in refutations)

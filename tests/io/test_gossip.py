@@ -92,7 +92,12 @@ class Gossip(Role):
 
     def parts(self) -> list[bytes]:
         """All leaf messages received, in order."""
-        return [part for batch in self.of(frames.PacketBatch) for packet in batch.packets for part in packet[4]]
+        return [part for _sequence, part in self.numbered()]
+
+    def numbered(self) -> list[tuple[int, bytes]]:
+        """The same, each with the number of its frame."""
+        batches = [(number, frame) for number, frame in self.received if isinstance(frame, frames.PacketBatch)]
+        return [(number, part) for number, batch in batches for packet in batch.packets for part in packet[4]]
 
     def close(self) -> None:
         self.udp.close()
@@ -179,7 +184,7 @@ def test_a_new_detector_gets_what_the_old_one_had_not_finished(forked: Gossip, p
     for ping in (first, second):
         peer.sendto(ping, forked.address)
         forked.until(lambda: ping in forked.parts(), "a packet")  # noqa: B023  called in this round only
-    done = next(sequence for sequence, frame in forked.received if first in frame.packets[0][4])
+    done = next(sequence for sequence, part in forked.numbered() if part == first)
     forked.send(frames.Transmit(done, []))
     forked.send(frames.Fence(1))
     forked.until(lambda: forked.of(frames.FenceBack), "the acknowledgement was seen")
@@ -238,7 +243,8 @@ def test_an_inbound_stream_is_read_and_answered(forked: Gossip) -> None:
 def test_a_request_that_a_dead_detector_did_not_answer_goes_to_the_next(forked: Gossip) -> None:
     client = connect(forked)
     client.sendall(seal_stream(encode(Ping(5, "n")), FORMAT, dialling=True))
-    ((sequence, arrived),) = forked.until(lambda: list(forked.received), "the request")
+    (arrived,) = forked.until(lambda: forked.of(frames.StreamArrived), "the request")
+    sequence = next(number for number, frame in forked.received if frame is arrived)
     forked.send(frames.Transmit(sequence, []))
     forked.send(frames.Fence(1))
     forked.until(lambda: forked.of(frames.FenceBack), "the acknowledgement was seen")

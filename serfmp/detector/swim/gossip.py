@@ -14,6 +14,7 @@ Rules:
 * A packet never exceeds the profile's packet size. A message that fits no packet is not queued but counted. (The wire
   layer splits compounds of more than 255 messages; at this size there are none.)
 * Pings, indirect pings, acks and nacks carry along what still fits.
+* While nobody is there to send (`hold`), all that is queued stays queued: what is not sent does not count as sent.
 
 An empty queue costs a ping or an ack a few attribute lookups.
 """
@@ -49,6 +50,7 @@ class Gossip:
         "_context",
         "_flush_timer",
         "_flushed",
+        "_held",
         "_owed",
         "_own",
         "_repeat_timer",
@@ -74,6 +76,7 @@ class Gossip:
         self._budget = ByteBudget(context.config.gossip_budget, context.now)
         self._urgent = False
         self._turned = False
+        self._held = False
         self.membership = TransmitQueue("Membership", context.profile.retransmit_mult, table.size)
         self.queues: list[TransmitQueue] = [self.membership]
         Ticker(context.timers, context.time, context.rng, context.profile.gossip_interval, self._tick)
@@ -110,9 +113,7 @@ class Gossip:
         if urgent:
             self._urgent = True
         elif self._flush_timer is None:
-            # At the next turn, if it is quiet: what comes together in this one shares packets.
-            due = max(self._context.now, self._flushed + self._context.config.prompt_delay)
-            self._flush_timer = self._context.timers.at(due, self._flush)
+            self._plan_flush()
 
     def broadcast(
         self, message: bytes, name: str, finished: Callable[[], None] | None = None, urgent: bool = False
@@ -120,12 +121,27 @@ class Gossip:
         """Queue a membership message under the name of the node that it is about."""
         self.enqueue(self.membership, message, name, finished, urgent)
 
+    def hold(self) -> None:
+        """From now on packets reach nobody: keep what is queued."""
+        self._held = True
+
+    def release(self) -> None:
+        """Packets reach others again."""
+        self._held = False
+        if self._flush_timer is None and any(queue.has_fresh for queue in self.queues):
+            self._plan_flush()
+
+    def _plan_flush(self) -> None:
+        """At the next turn, if it is quiet: what comes together in this one shares packets."""
+        due = max(self._context.now, self._flushed + self._context.config.prompt_delay)
+        self._flush_timer = self._context.timers.at(due, self._flush)
+
     # --- with other packets -------------------------------------------------------------------------------------------
 
     def piggyback(self, message: bytes, first: bytes = b"") -> tuple[bytes, ...]:
         """The parts of a packet that carries `message`, then `first` if given, then what is queued and fits."""
         for queue in self.queues:
-            if queue.size:
+            if queue.size and not self._held:
                 break
         else:
             return (message, first) if first else (message,)
@@ -160,16 +176,18 @@ class Gossip:
 
     def settle_turn(self) -> None:
         """Send what may not wait for the next turn."""
-        if self._urgent:
+        if self._urgent and not self._held:
             self._flush()
 
     def _flush(self) -> None:
         """Send what was never sent to a few nodes, each of them the same."""
         context = self._context
-        urgent, self._urgent = self._urgent, False
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
+        if self._held:
+            return
+        urgent, self._urgent = self._urgent, False
         limits = [queue.transmit_limit for queue in self.queues if queue.has_fresh]
         if not limits:
             return
@@ -200,7 +218,7 @@ class Gossip:
         if self._repeat_timer is not None:
             self._repeat_timer.cancel()
         queued = sum(queue.size for queue in self.queues)
-        if queued:
+        if queued and not self._held:
             targets = self._targets(self._context.profile.gossip_nodes)
             self._owed = queued * len(targets)
             self._repeat(targets, free=1)
@@ -211,6 +229,8 @@ class Gossip:
     def _repeat(self, targets: list[NodeRecord], free: int) -> None:
         """`free`: packets to each target that the budget does not hold up."""
         self._repeat_timer = None
+        if self._held:
+            return
         only_gone = all(target.gone for target in targets)
         for target in targets:
             copies = 1 if only_gone or not target.gone else 0

@@ -141,11 +141,18 @@ class Swim:
         if self.awareness.press(level):
             self._context.note(self._context.config.node, Finding.PRESSED, level=level, late=late, waiting=waiting)
 
-    def gossip_restarted(self) -> None:
-        """What was in flight is lost."""
+    def gossip_lost(self) -> None:
+        """What was in flight is lost, and nothing leaves for now."""
+        self.gossip.hold()
         self.answering.cancel()
         self.push_pull.cancel()
         self.joiner.cancel()
+        self.prober.cancel()
+
+    def gossip_found(self) -> None:
+        """Packets leave again; those of the meantime did not."""
+        self.gossip.release()
+        self.answering.cancel()
         self.prober.cancel()
 
     def settle_turn(self) -> None:

@@ -145,6 +145,7 @@ def test_a_new_gossip_process_carries_joins_on() -> None:
     rig = Rig()
     join(rig, 1, "127.0.0.2")
     (first,) = streams(rig)
+    rig.core.gossip_lost(rig.now)
     rig.core.gossip_restarted(rig.now)
     (again,) = streams(rig)
     reply(rig, first, EMPTY)
@@ -153,6 +154,7 @@ def test_a_new_gossip_process_carries_joins_on() -> None:
     assert answers(rig) == [Answer(("rpc", 1, 1), 1, "")]
     join(rig, 2, "name")
     (asked,) = [effect for effect in rig.take() if isinstance(effect, Resolve)]
+    rig.core.gossip_lost(rig.now)
     rig.core.gossip_restarted(rig.now)
     (asked_again,) = [effect for effect in rig.take() if isinstance(effect, Resolve)]
     assert asked_again.token != asked.token
