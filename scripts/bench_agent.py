@@ -14,13 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import psutil
 
 from scripts.proofs import crowd, flood, rpc_load
 from scripts.proofs.cluster import workplace
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser
+from scripts.proofs.noise import compiled, load
+from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, spread
 from scripts.proofs.resources import of_process
 from tests.harness import Agent, Launcher, RpcClient
 
@@ -56,13 +56,6 @@ SHORT = Options(starts=3, commands=5, idle_s=10.0, rounds=2, seconds=0.5, crowds
 Values = dict[str, list[float]]
 
 
-def spread(values: Sequence[float], scale: float = 1.0) -> str:
-    """Median, smallest and largest."""
-    low, middle, high = min(values) * scale, statistics.median(values) * scale, max(values) * scale
-    digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
-    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
 def alternate(takers: dict[str, Callable[[], float]], rounds: int) -> Values:
     """Figures of each taker, another one first in each round."""
     found: Values = {name: [] for name in takers}
@@ -72,11 +65,6 @@ def alternate(takers: dict[str, Callable[[], float]], rounds: int) -> Values:
         for name in names[turn:] + names[:turn]:
             found[name].append(takers[name]())
     return found
-
-
-def compiled(directory: Path) -> dict[str, str]:
-    """An environment in which Python keeps what it has compiled, as an installation does."""
-    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(directory / "compiled")}
 
 
 def starting(launch: Launcher, kind: str, env: dict[str, str], used: list[float]) -> float:
@@ -125,14 +113,14 @@ def memory(agent: Agent) -> float:
 def measure(launch: Launcher, options: Options, progress: Progress, env: dict[str, str]) -> Report:
     """Run it."""
     report = Report(f"an agent beside the real one; {psutil.cpu_count()} processors; median (smallest-largest)")
-    report.tell("load of the machine before", " ".join(f"{value:.1f}" for value in os.getloadavg()))
+    report.tell("load of the machine before", load())
     starting(launch, "serfmp", env, [])
     _starts(launch, options, report, progress, env)
     _commands(launch, options, report, progress, env)
     _idle(launch, options, report, progress)
     _acks(launch, options, report, progress)
     _rpc(launch, options, report, progress)
-    report.tell("load of the machine after", " ".join(f"{value:.1f}" for value in os.getloadavg()))
+    report.tell("load of the machine after", load())
     return report
 
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -114,6 +115,15 @@ def quantile(values: Sequence[float], share: float) -> float:
     if not values:
         return math.nan
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def spread(values: Sequence[float], scale: float = 1.0) -> str:
+    """Median, smallest and largest, as text; of none, that there is none."""
+    if not values:
+        return "none"
+    low, middle, high = min(values) * scale, statistics.median(values) * scale, max(values) * scale
+    digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
 def parser(description: str) -> argparse.ArgumentParser:

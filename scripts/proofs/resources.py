@@ -10,9 +10,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from serfmp.client import Client
 from tests.harness import Agent
@@ -78,6 +81,29 @@ def of_process(pid: int) -> ProcessFigures:
         descriptors=sum(1 for _ in (place / "fd").iterdir()),
         threads=int(status["Threads"]),
     )
+
+
+def trees(roots: Iterable[int]) -> dict[int, list[int]]:
+    """The processes below each of these, itself the first, by one look at the process table."""
+    children: dict[int, list[int]] = {}
+    for process in psutil.process_iter(["ppid"]):
+        children.setdefault(process.info["ppid"], []).append(process.pid)
+    found = {}
+    for root in roots:
+        tree = [root]
+        for pid in tree:
+            tree += children.get(pid, [])
+        found[root] = tree
+    return found
+
+
+def computed(pids: Iterable[int]) -> float:
+    """Seconds that these processes have computed, user and system; those that are gone count nothing."""
+    total = 0.0
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(psutil.Process(pid).cpu_times()[:2])
+    return total
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
