@@ -134,7 +134,7 @@ class Child:
         self._page = HeartbeatPage(start.descriptors["heartbeat"])
         self._slot = start.slot
         self._turns = 0
-        self.loop.before_wait.append(self._stamp)
+        self.loop.before_wait += [self._stamp, self.log_sink.end_turn]
         self._stamp()
         self.loop.call_every(REPORT_PERIOD, self._report)
 

@@ -4,8 +4,8 @@ Rules:
 
 * The supervisor never waits for the reader: what the socket does not take waits here, `WAITING_LINES` at most; beyond
   that the oldest go. They are counted, and the reader sees the gap in the numbers.
-* It is a SEQPACKET socketpair of its own, one line a message: a flood of lines delays no control frame, and a reader
-  that is behind costs the kernel's buffer and no more.
+* It is a SEQPACKET socketpair of its own: a flood of lines delays no control frame, and a reader that is behind costs
+  the kernel's buffer and no more. The lines of a turn leave together at its end.
 * Both ends stay with the supervisor, so that a restarted reader finds its end. A new rpc process first gets the hub's
   ring, a new logger goes on where the one before it stopped.
 * With a level, lines below it are left out, and the others have numbers of their own.
@@ -18,7 +18,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from serfmp.agent.logging import level_number
+from serfmp.agent.logging import TOGETHER, TOGETHER_CHARACTERS, level_number
 from serfmp.bus import frames
 from serfmp.bus.loop import WRITE
 
@@ -45,9 +45,12 @@ class LineFeed:
         self._writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, FEED_BUFFER)
         self._writer.setblocking(False)
         self._waiting: deque[frames.LogLine] = deque()
+        self._blocked = False
+        """The socket has no room: what waits goes on when it has."""
         self.dropped = 0
         """Lines lost because the reader was not fast enough."""
-        loop.add(self._writer, lambda _events: self._flush(), 0)
+        loop.add(self._writer, lambda _events: self._go_on(), 0)
+        loop.before_wait.append(self._flush)
 
     def set_level(self, level: str) -> None:
         """From now on only lines of this level and above."""
@@ -61,7 +64,7 @@ class LineFeed:
             except OSError:
                 break
         self._waiting = deque(lines, WAITING_LINES)
-        self._flush()
+        self._go_on()
 
     def add(self, line: frames.LogLine) -> None:
         """Hand on a line, now or later."""
@@ -74,21 +77,40 @@ class LineFeed:
             self._waiting.popleft()
             self.dropped += 1
         self._waiting.append(line)
-        self._flush()
+        if len(self._waiting) >= TOGETHER:
+            self._flush()
 
     def close(self) -> None:
         """Forget it."""
+        self._loop.before_wait.remove(self._flush)
         self._loop.remove(self._writer)
         self._writer.close()
         self.reader.close()
 
+    def _go_on(self) -> None:
+        """The socket may have room again."""
+        if self._blocked:
+            self._blocked = False
+            self._loop.change(self._writer, 0)
+        self._flush()
+
     def _flush(self) -> None:
-        while self._waiting:
+        while self._waiting and not self._blocked:
+            lines = self._take_some()
             try:
-                self._writer.send(frames.encode(self._waiting[0]))
+                self._writer.send(frames.encode(frames.Together([frames.encode(line) for line in lines])))
             except BlockingIOError:
-                break
-            except OSError:  # longer than the socket's room
-                self.dropped += 1
-            self._waiting.popleft()
-        self._loop.change(self._writer, WRITE if self._waiting else 0)
+                self._waiting.extendleft(reversed(lines))
+                self._blocked = True
+                self._loop.change(self._writer, WRITE)
+            except OSError:  # a line that is longer than the socket's room
+                self.dropped += len(lines)
+
+    def _take_some(self) -> list[frames.LogLine]:
+        """What goes into the next message: a long line goes alone."""
+        lines = [self._waiting.popleft()]
+        room = TOGETHER_CHARACTERS - len(lines[0].text)
+        while self._waiting and len(lines) < TOGETHER and len(self._waiting[0].text) <= room:
+            room -= len(self._waiting[0].text)
+            lines.append(self._waiting.popleft())
+        return lines

@@ -37,8 +37,8 @@ WAITING_BYTES: Final = 1024 * 1024
 LOOK_PERIOD: Final = 1.0
 """Seconds between two looks at whether the file is still the one of its path."""
 
-LINES_PER_TURN: Final = 128
-"""Lines taken from the feed in one turn."""
+MESSAGES_PER_TURN: Final = 16
+"""Messages with lines taken from the feed in one turn."""
 
 END_QUIET: Final = 0.05
 """Seconds without a line after which an agent that ends has said all."""
@@ -137,7 +137,7 @@ class LogWriter:
     # --- lines in -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        for _ in range(LINES_PER_TURN):
+        for _ in range(MESSAGES_PER_TURN):
             if self._size >= WAITING_BYTES:
                 self._reading = False
                 self._loop.remove(self._socket)
@@ -151,7 +151,8 @@ class LogWriter:
             if not message:
                 self._loop.remove(self._socket)
                 break
-            self._take(frames.decode(message))
+            for line in frames.decode(message).frames:
+                self._take(frames.decode(line))
         self._write()
 
     def _take(self, line: LogLine) -> None:

@@ -6,8 +6,9 @@ Rules:
   child are whole and survive it. A full socket drops lines; how many were lost is told by the next one that gets
   through.
 * Lines from DEBUG up are sent whatever the agent's level is: monitors want them (spec agent.md 2.3). Those that only
-  monitors want are sent together, at most `TOGETHER_S` late and never behind a later line; they leave half of the
-  socket's room to the others, and are dropped without a word beyond that.
+  monitors want leave half of the socket's room to the others, and are dropped without a word beyond that.
+* Lines below WARN are sent together, never behind a later line: a message costs its sender and the supervisor more than
+  a line. Those of INFO leave at the end of the turn, others at most `TOGETHER_S` late.
 * Only the supervisor writes the log anywhere.
 """
 
@@ -40,14 +41,16 @@ RING_LEVEL: Final = "DEBUG"
 """Lowest level of lines that reach the supervisor at any level of the agent."""
 
 
-TOGETHER_S: Final = 0.05
-"""Seconds for which lines that only monitors want may wait for others."""
+TOGETHER_S: Final = 0.02
+"""Seconds for which lines below INFO may wait for others."""
 
 TOGETHER: Final = 32
-"""Such lines that wait at most."""
+"""Lines that wait at most."""
 
 TOGETHER_CHARACTERS: Final = LINE_LIMIT
 """Characters of their texts beyond which they wait for no more."""
+
+_INFO: Final = LEVELS.index("INFO")
 
 LINE_BYTES: Final = 4 * (TOGETHER_CHARACTERS + LINE_LIMIT) + 64 * 1024
 """Bytes of a message, at most."""
@@ -95,9 +98,13 @@ class ChildLog:
         """The same, of lines below the agent's level."""
         self._untold = 0
         self.call_later: Callable[[float, Callable[[], None]], object] | None = None
-        """Calls back after so many seconds; without it no line waits."""
+        """Calls back after so many seconds, and `end_turn` is called, too; without it no line waits."""
         self._together: list[tuple[float, str, str, str]] = []
         self._characters = 0
+        self._timed = False
+        """A call back is due."""
+        self._due = False
+        """What waits leaves at the end of the turn."""
 
     def set_level(self, level: str) -> None:
         """The agent has this level from now on."""
@@ -115,34 +122,46 @@ class ChildLog:
             return
         if len(text) > LINE_LIMIT:
             text = f"{text[:LINE_LIMIT]}… ({len(text)} characters, cut)"
-        line = (time.time(), level, component, text)
-        if rank < self._threshold:
-            self._put_together(line)
-            return
-        self.flush()
-        if self._untold:
-            told = f"{self._process}: {self._untold} log lines were dropped"
-            if self._send([(time.time(), "WARN", "agent", told)]):
-                self._untold = 0
-        if not self._send([line]):
-            self.dropped += 1
-            self._untold += 1
-
-    def _put_together(self, line: tuple[float, str, str, str]) -> None:
-        if not self._together and self.call_later is not None:
-            self.call_later(TOGETHER_S, self.flush)
-        self._together.append(line)
-        self._characters += len(line[3])
+        self._together.append((time.time(), level, component, text))
+        self._characters += len(text)
         full = len(self._together) >= TOGETHER or self._characters > TOGETHER_CHARACTERS
-        if full or self.call_later is None:
+        if rank > _INFO or full or self.call_later is None:
+            self.flush()
+            return
+        self._due |= rank == _INFO and rank >= self._threshold
+        if not self._timed:
+            self._timed = True
+            self.call_later(TOGETHER_S, self._time_is_over)
+
+    def end_turn(self) -> None:
+        """At the end of each turn: send what shall not wait longer."""
+        if self._due:
             self.flush()
 
     def flush(self) -> None:
         """Send what waits."""
-        if self._together:
-            lines, self._together, self._characters = self._together, [], 0
-            if self._waiting() > self._room or not self._send(lines):
-                self.dropped_for_monitors += len(lines)
+        self._due = False
+        lines, self._together, self._characters = self._together, [], 0
+        if not lines:
+            return
+        wanted = [line for line in lines if level_number(line[1]) >= self._threshold]
+        if len(wanted) < len(lines) and self._waiting() > self._room:
+            self.dropped_for_monitors += len(lines) - len(wanted)
+            lines = wanted
+            if not lines:
+                return
+        if wanted and self._untold:
+            told = f"{self._process}: {self._untold} log lines were dropped"
+            if self._send([(time.time(), "WARN", "agent", told)]):
+                self._untold = 0
+        if not self._send(lines):
+            self.dropped += len(wanted)
+            self._untold += len(wanted)
+            self.dropped_for_monitors += len(lines) - len(wanted)
+
+    def _time_is_over(self) -> None:
+        self._timed = False
+        self.flush()
 
     def _waiting(self) -> int:
         """Bytes of the socket's room that are taken."""

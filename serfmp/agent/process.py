@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 LOG_BUFFER: Final = 256 * 1024
 """Bytes of log lines that wait between a child and the supervisor."""
 
-LOG_LINES_PER_TURN: Final = 128
-"""Log lines taken from one child in one turn."""
+LOG_MESSAGES_PER_TURN: Final = 16
+"""Messages with log lines taken from one child in one turn."""
 
 
 class ProcessState(Enum):
@@ -109,7 +109,7 @@ class Process:
         self._loop = loop
         self._log = log_ours
         log_ours.setblocking(False)
-        loop.add(log_ours, lambda _events: self._read_log(on_line, LOG_LINES_PER_TURN))
+        loop.add(log_ours, lambda _events: self._read_log(on_line, LOG_MESSAGES_PER_TURN))
         self.control = ControlSocket(ours, loop, lambda received: on_frame(self, received), lambda: None)
 
         def ended(_events: int) -> None:

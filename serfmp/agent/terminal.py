@@ -4,8 +4,8 @@ Rules: a chunk is written only when the descriptor takes it at once (`poll`, and
 writable pipe takes whole); the descriptor is not made non-blocking, because it may be shared with the shell. What does
 not fit waits up to a bound; beyond it log lines are dropped and counted, and the next line that gets through says how
 many. Log lines, which come from the log hub, are held back until the banner is out (spec agent.md 2.1); when the start
-fails they go to standard error, because then they are the explanation. With `-log-json` every line, the banner's too,
-is a JSON object.
+fails they go to standard error, because then they are the explanation. Those of one turn are written together, at its
+end. With `-log-json` every line, the banner's too, is a JSON object.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 WAITING_LIMIT: Final = 1024 * 1024
 """Bytes that wait for a slow terminal or pipe."""
+
+TOGETHER_BYTES: Final = 64 * 1024
+"""Bytes of lines that do not wait for the end of the turn."""
 
 HELD_LIMIT: Final = 4096
 """Lines held back before the banner is out."""
@@ -52,6 +55,7 @@ class Terminal:
         self.dropped = 0
         """Log lines lost because the reader of standard output was too slow."""
         self._untold = 0
+        loop.before_wait.append(self._end_turn)
 
     def set_level(self, level: str) -> None:
         """From now on only lines of this level and above are shown."""
@@ -88,6 +92,7 @@ class Terminal:
         held, self._held = self._held, None
         for line in held or ():
             self._write_log(line)
+        self._flush()
 
     def explain(self) -> None:
         """The start failed: write what was held back to standard error."""
@@ -110,15 +115,24 @@ class Terminal:
         if self._untold:
             untold, self._untold = self._untold, 0
             text = f"{untold} log lines were dropped: standard output is not read fast enough"
-            self._write(f"{INDENT}[WARN] agent: {text}\n" if self._node is None else self._json("WARN", text))
-        self._write(f"{line}\n")
+            self._add(f"{INDENT}[WARN] agent: {text}\n" if self._node is None else self._json("WARN", text))
+        self._add(f"{line}\n")
+        if len(self._waiting) >= TOGETHER_BYTES and not self._watching:
+            self._flush()
 
     def _json(self, level: str, text: str) -> str:
         return f"{json_line(LogLine(0, time.time(), level, 'agent', text), self._node or '')}\n"
 
     def _write(self, text: str) -> None:
-        self._waiting += text.encode(errors="surrogateescape")
+        self._add(text)
         self._flush()
+
+    def _add(self, text: str) -> None:
+        self._waiting += text.encode(errors="surrogateescape")
+
+    def _end_turn(self) -> None:
+        if self._waiting and not self._watching:
+            self._flush()
 
     def _flush(self) -> None:
         while self._waiting:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 MONITOR_LIMIT: Final = RING_LINES + QUEUE_LIMIT
 """Records that wait in one monitor: what was there before it, and as many as in any stream."""
 
-LINES_PER_TURN: Final = 128
-"""Lines taken from the feed in one turn."""
+MESSAGES_PER_TURN: Final = 16
+"""Messages with lines taken from the feed in one turn."""
 
 
 class LogFeed:
@@ -54,7 +54,7 @@ class LogFeed:
         loop.add(self._socket, lambda _events: self._read())
 
     def _read(self) -> None:
-        for _ in range(LINES_PER_TURN):
+        for _ in range(MESSAGES_PER_TURN):
             try:
                 message = self._socket.recv(LINE_BYTES)
             except BlockingIOError:
@@ -64,7 +64,8 @@ class LogFeed:
             if not message:
                 self._loop.remove(self._socket)
                 return
-            self._take(frames.decode(message))
+            for line in frames.decode(message).frames:
+                self._take(frames.decode(line))
 
     def _take(self, line: LogLine) -> None:
         if line.number <= self._last:

@@ -33,17 +33,13 @@ def read(feed: LineFeed, loop: Loop) -> list[frames.LogLine]:
     """All that is there, while the loop goes on."""
     found: list[frames.LogLine] = []
     while True:
+        loop.call_soon(lambda: None)
+        loop.turn()
         try:
-            found.append(frames.decode(feed.reader.recv(LINE_BYTES, socket.MSG_DONTWAIT)))
+            message = feed.reader.recv(LINE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            size = len(found)
-            loop.call_soon(lambda: None)
-            loop.turn()
-            try:
-                found.append(frames.decode(feed.reader.recv(LINE_BYTES, socket.MSG_DONTWAIT)))
-            except BlockingIOError:
-                assert size == len(found)
-                return found
+            return found
+        found += map(frames.decode, frames.decode(message).frames)
 
 
 def test_a_reader_that_does_not_read_costs_a_bounded_number_of_lines(loop: Loop, feed: LineFeed) -> None:
@@ -52,7 +48,8 @@ def test_a_reader_that_does_not_read_costs_a_bounded_number_of_lines(loop: Loop,
     for number in range(20_000):
         hub.say("INFO", "agent", f"line {number}")
     assert len(hub.ring) == RING_LINES
-    assert feed.dropped > 20_000 - WAITING_LINES - 2000
+    in_the_kernel = 10_000
+    assert feed.dropped > 20_000 - WAITING_LINES - in_the_kernel
     numbers = [line.number for line in read(feed, loop)]
     assert numbers[-WAITING_LINES:] == list(range(20_001 - WAITING_LINES, 20_001))
     assert len(numbers) == 20_000 - feed.dropped

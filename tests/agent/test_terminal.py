@@ -31,6 +31,7 @@ def test_log_lines_wait_for_the_banner_and_come_in_order(tmp_path: Path) -> None
     terminal.info()
     terminal.release()
     terminal.log(line("WARN", "agent", "second\nline"))
+    terminal.drain(1.0)
     os.close(descriptor)
     lines = path.read_text().split("\n")
     assert lines[:2] == ["==> Banner", ""]
@@ -59,6 +60,7 @@ def test_a_pipe_that_nobody_reads_never_blocks_and_the_loss_is_told() -> None:
         loop.call_soon(lambda: None)
         loop.turn()
     terminal.log(line("INFO", "serf", "after"))
+    terminal.drain(1.0)
     received += os.read(reader, 1 << 20)
     assert f"{terminal.dropped} log lines were dropped" in received.decode()
     assert received.decode().endswith("serf: after\n")
