@@ -24,6 +24,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,6 +60,9 @@ INQUIRIES_OPEN: Final = 256
 
 GC_THRESHOLDS: Final = (20_000, 50, 100)
 """Of Python's collector of cycles: allocations before the youngest generation is looked at, then the older ones."""
+
+RAN_AGE: Final = 0.02
+"""Seconds for which the processor time on the heartbeat page counts as the present one: asking costs a microsecond."""
 
 EXIT_CRASHED: Final = 1
 """An unhandled exception."""
@@ -117,6 +121,8 @@ class Child:
         """Called with the seconds that are left; default: stop the loop."""
         self.log_sink = ChildLog(socket.socket(fileno=start.descriptors["log"]), self.name, self.config.log_level)
         self.loop = Loop()
+        self._page = HeartbeatPage(start.descriptors["heartbeat"])
+        self.loop.phase = self._page.phase
         self.log_sink.call_later = self.loop.call_later
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._control = ControlSocket(control, self.loop, self._on_control, self._on_supervisor_gone)
@@ -131,11 +137,13 @@ class Child:
         self.on_processes: Callable[[frames.ProcessTable], None] | None = None
         """Called with the table of processes, once a second."""
         self._lateness = 0.0
-        self._page = HeartbeatPage(start.descriptors["heartbeat"])
         self._slot = start.slot
         self._turns = 0
-        self.loop.before_wait += [self._stamp, self.log_sink.end_turn]
-        self._stamp()
+        self._ran = self._ran_at = 0.0
+        """Processor time of the main thread, and when it was asked."""
+        self.loop.on_look = self._stamp
+        self.loop.before_wait.append(self.log_sink.end_turn)
+        self._stamp(self.loop.clock())
         self.loop.call_every(REPORT_PERIOD, self._report)
 
     def log(self, level: str, component: str, text: str) -> None:
@@ -164,9 +172,11 @@ class Child:
         """The page on which all processes of the agent show that they live."""
         return self._page
 
-    def _stamp(self) -> None:
+    def _stamp(self, now: float) -> None:
         self._turns += 1
-        self._page.stamp(self._slot, self.loop.clock(), self._turns)
+        if now - self._ran_at > RAN_AGE:
+            self._ran, self._ran_at = time.thread_time(), now
+        self._page.stamp(self._slot, now, self._turns, self._ran)
         self._lateness = max(self._lateness, self.loop.lateness)
 
     def _report(self) -> None:

@@ -28,6 +28,7 @@ import setproctitle
 from serfmp.agent import heartbeat, journal, restarting
 from serfmp.agent.banner import show_banner, status
 from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
+from serfmp.agent.directory_watch import DirectoryWatch
 from serfmp.agent.limits import descriptor_warning
 from serfmp.agent.log_outlets import LogOutlets
 from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
@@ -39,7 +40,7 @@ from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
 from serfmp.agent.sd_notify import ServiceManager
 from serfmp.agent.signals import SignalInbox
 from serfmp.agent.sockets import MetricsSocket, advertised_address, bind_gossip
-from serfmp.agent.watchdog import CHECK_PERIOD, Watchdog
+from serfmp.agent.watchdog import CHECK_OFFSET, CHECK_PERIOD, CLOSE_PERIOD, OWN_LATENESS, Watchdog
 from serfmp.agent.watching import SELF, Watching
 from serfmp.bus import frames, plain
 from serfmp.bus.loop import Loop
@@ -127,6 +128,9 @@ class Supervisor:
         self._runtime: RuntimeDirectory | None = None
         self._runtime_lost = False
         """The log has told that the runtime directory is gone."""
+        self._directory_watch: DirectoryWatch | None = None
+        self._lost = 0.0
+        """Seconds by which the loop was late since the last look at the processes."""
         self._journals: dict[str, int] = {}
         self._started = False
         self._released = False
@@ -172,6 +176,7 @@ class Supervisor:
         self._signals = SignalInbox(self.loop, self._on_signal)
         beat = heartbeat.create()
         self._page = heartbeat.HeartbeatPage(beat)
+        self.loop.phase = self._page.phase + CHECK_OFFSET
         self._watchdog = Watchdog(self._page, lambda level, text: self._log(level, "agent", text))
         self._journals = {"detector": journal.create("journal"), "dispatcher": journal.create("ledger")}
         owned: list[tuple[str, int, dict[str, int]]] = [
@@ -209,7 +214,9 @@ class Supervisor:
             self._log("WARN", "agent", warning)
         for process in self._processes:
             self._spawn(process)
-        self.loop.call_every(CHECK_PERIOD, self._check)
+        self._directory_watch = DirectoryWatch(self.loop, self._runtime.bus, self._look_at_runtime)
+        self.loop.on_look = self._note_lateness
+        self._check()
         self.loop.call_later(START_LIMIT, self._start_is_overdue)
 
     def _retries_used_up(self) -> None:
@@ -227,6 +234,8 @@ class Supervisor:
         for process in self._processes:
             if process.running:
                 process.signal(signal.SIGKILL)
+        if self._directory_watch is not None:
+            self._directory_watch.close()
         if self._runtime is not None:
             self._runtime.release()
         if self._metrics is not None:
@@ -474,10 +483,21 @@ class Supervisor:
         self.exit_code = EXIT_RESTART_BUDGET
         self._stop()
 
+    def _note_lateness(self, _now: float) -> None:
+        if self.loop.lateness > OWN_LATENESS:
+            self._lost += self.loop.lateness
+
     def _check(self) -> None:
-        if not self._stopping:
-            self._watchdog.check(self._processes, self.loop.clock(), self.loop.lateness)
-            self._look_at_runtime()
+        """Look at the processes and the runtime directory, and plan the next look."""
+        if self._stopping:
+            return
+        now = self.loop.clock()
+        pause = self._watchdog.check(self._processes, now, self._lost)
+        self._lost = 0.0
+        self._look_at_runtime()
+        if self._runtime_lost or not (self._directory_watch and self._directory_watch.works):
+            pause = min(pause, CLOSE_PERIOD)
+        self.loop.call_at(min(now + pause, self.loop.next_multiple(CHECK_PERIOD)), self._check)
 
     def _look_at_runtime(self) -> None:
         """Bind anew what somebody has removed: a process that starts later would find nobody.
@@ -485,7 +505,7 @@ class Supervisor:
         Directories of users go when they log out.
         """
         detector = self._process("detector")
-        if detector.state is not ProcessState.SERVING or self._runtime is None:
+        if self._stopping or detector.state is not ProcessState.SERVING or self._runtime is None:
             return
         if self._runtime.holds_sockets_of(detector.generation):
             self._runtime_lost = False
@@ -493,6 +513,8 @@ class Supervisor:
         reason = "its sockets were removed from the runtime directory"
         try:
             self._runtime.restore()
+            if self._directory_watch is not None:
+                self._directory_watch.begin()
         except (OSError, UserError) as error:
             if not self._runtime_lost:
                 self._runtime_lost = True

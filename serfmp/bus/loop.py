@@ -12,6 +12,8 @@ Rules:
 * `lateness` is the time since the last look at input that was neither planned as waiting nor used for it: by how much
   the wait overran its plan, and how long the last turn worked. A frozen or starved process sees it here, wherever it
   was stopped.
+* What is periodic happens at multiples of its period, counted from `phase`, and so does the end of an idle wait: one
+  wake-up serves all that is periodic, in processes that share a phase at one time, while their code is in the caches.
 * Nothing in a turn may block. Exceptions of callbacks end the process: the supervisor restarts it.
 
 Times are seconds of the monotonic clock.
@@ -29,7 +31,7 @@ import zmq
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-IDLE_WAIT = 0.25
+IDLE_WAIT = 1.0
 """Longest wait of one turn, in seconds: how often an idle process stamps its heartbeat."""
 
 EPOLL_BATCH = 256
@@ -93,10 +95,15 @@ class Loop:
         """See the module; in seconds."""
         self._looked_at = self._wake_at = clock()
         self._worked = 0.0
+        self.phase = 0.0
+        """See the module; set it before anything periodic begins."""
+        self.on_look: Callable[[float], None] | None = None
+        """Called once a turn with the time, after the look for input and before anything is handled: for the
+        heartbeat."""
         self.after_input: Callable[[float], None] | None = None
         """Called once a turn, after input and before timers, with the time."""
         self.before_wait: list[Callable[[], None]] = []
-        """Called at the end of each turn: to flush what the turn collected, to stamp the heartbeat."""
+        """Called at the end of each turn: to flush what the turn collected."""
         self.next_deadline: Callable[[], float | None] | None = None
         """Asked before each wait for a deadline that is kept elsewhere (the core's timers)."""
         self._epoll = select.epoll()
@@ -157,13 +164,21 @@ class Loop:
         return self.call_at(self.clock() + delay, callback)
 
     def call_every(self, period: float, callback: Callable[[], None]) -> None:
-        """Call every `period` seconds for the life of the loop; calls that were missed are not made up for."""
+        """Call every `period` seconds for the life of the loop; calls that were missed are not made up for.
+
+        The first call comes sooner: see the module.
+        """
 
         def again() -> None:
-            self.call_at(self.clock() + period, again)
+            self.call_at(self.next_multiple(period), again)
             callback()
 
-        self.call_at(self.clock() + period, again)
+        self.call_at(self.next_multiple(period), again)
+
+    def next_multiple(self, period: float) -> float:
+        """When something of this period, in seconds, is due next: see the module."""
+        now = self.clock()
+        return now + period - (now - self.phase) % period
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call in the next turn, which then does not wait."""
@@ -189,6 +204,8 @@ class Loop:
         now = self.clock()
         self.lateness = max(0.0, now - self._wake_at) + self._worked
         self._looked_at = now
+        if self.on_look is not None:
+            self.on_look(now)
         soon, self._soon = self._soon, []
         for callback in soon:
             callback()
@@ -219,7 +236,7 @@ class Loop:
         """How long to wait, in seconds; sets the time at which the wait should end."""
         now = self.clock()
         self._worked = now - self._looked_at
-        wake_at = now + IDLE_WAIT
+        wake_at = now + IDLE_WAIT - (now - self.phase) % IDLE_WAIT
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
         if self._timers:

@@ -202,7 +202,7 @@ class Watching:
         rows = []
         for name, pid, generation, state, slot, started, restarts, last_end in self._processes:
             figures = self._figures.of(pid)
-            stamped = self._child.page.read(slot)[0] if slot >= 0 else 0.0
+            stamped = self._child.page.read(slot).when if slot >= 0 else 0.0
             rows.append(
                 {
                     "name": name,

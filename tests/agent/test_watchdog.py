@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,14 @@ import pytest
 from serfmp.agent import heartbeat
 from serfmp.agent.heartbeat import HeartbeatPage
 from serfmp.agent.watchdog import (
+    CHECK_OFFSET,
+    CHECK_PERIOD,
+    CLOSE_PERIOD,
     RAN_LIMIT,
     STACK_TIME,
     STALE_AFTER,
     STARVED_LIMIT,
+    TURNED,
     Watchdog,
     processor_time,
     state,
@@ -59,18 +64,27 @@ def sleeper() -> Iterator[int]:
 
 
 def test_a_slot_keeps_time_and_turns(page: HeartbeatPage) -> None:
-    page.stamp(3, 12.5, 7)
-    assert page.read(3) == (12.5, 7)
-    assert page.read(2) == (0.0, 0)
+    page.stamp(3, 12.5, 7, 0.25)
+    assert page.read(3) == (12.5, 7, 0.25)
+    assert page.read(2) == (0.0, 0, 0.0)
     page.clear(3)
-    assert page.read(3) == (0.0, 0)
+    assert page.read(3) == (0.0, 0, 0.0)
+
+
+def test_the_page_tells_all_processes_the_same_phase_and_keeps_it(page: HeartbeatPage) -> None:
+    phase = page.phase
+    assert 0.0 < phase <= time.monotonic()
+    for slot in range(heartbeat.SLOTS - 1):
+        page.stamp(slot, 12.5, 7, 0.25)
+    assert page.phase == phase
 
 
 def test_a_loop_that_does_not_turn_gets_abort_then_kill(page: HeartbeatPage, sleeper: int) -> None:
     lines: list[str] = []
     watchdog, row = Watchdog(page, lambda _level, text: lines.append(text)), Row(sleeper)
-    page.stamp(3, 100.0, 1)
+    page.stamp(3, 100.0, 1, 0.0)
     watchdog.check([row], 100.0, 0.0)  # type: ignore[list-item]
+    watchdog.check([row], 101.0, 0.0)  # type: ignore[list-item]
     watchdog.check([row], 100.0 + STALE_AFTER, 0.0)  # type: ignore[list-item]
     assert row.signals == []
     watchdog.check([row], 100.1 + STALE_AFTER, 0.0)  # type: ignore[list-item]
@@ -80,10 +94,35 @@ def test_a_loop_that_does_not_turn_gets_abort_then_kill(page: HeartbeatPage, sle
     assert row.signals == [signal.SIGABRT, signal.SIGKILL]
 
 
+@pytest.mark.parametrize("phase", [0.0, CHECK_OFFSET, 0.5, 0.99])
+def test_a_loop_that_stops_turning_is_found_as_soon_as_it_is_stale(
+    page: HeartbeatPage, sleeper: int, phase: float
+) -> None:
+    watchdog, row = Watchdog(page, lambda _level, _text: None), Row(sleeper)
+    watchdog.check([row], 99.0 + phase, 0.0)  # type: ignore[list-item]
+    page.stamp(3, 100.0, TURNED, 0.0)
+    now = 99.0 + phase + CHECK_PERIOD
+    while now < 110.0:
+        pause = watchdog.check([row], now, 0.0)  # type: ignore[list-item]
+        if row.signals:
+            break
+        now += pause
+    assert STALE_AFTER < now - 100.0 < STALE_AFTER + CLOSE_PERIOD
+
+
+def test_looks_are_rare_while_all_are_in_time(page: HeartbeatPage) -> None:
+    watchdog, row = Watchdog(page, lambda _level, _text: None), Row(os.getpid())
+    pauses = set()
+    for second in range(20):
+        page.stamp(3, 100.0 + second, second, 0.0)
+        pauses.add(watchdog.check([row], 100.0 + second + CHECK_OFFSET, 0.0))  # type: ignore[list-item]
+    assert pauses == {CHECK_PERIOD}
+
+
 def test_a_turning_loop_and_a_new_generation_are_left_alone(page: HeartbeatPage) -> None:
     watchdog, row = Watchdog(page, lambda _level, _text: None), Row(os.getpid())
     for second in range(20):
-        page.stamp(3, 100.0 + second, second)
+        page.stamp(3, 100.0 + second, second, 0.0)
         watchdog.check([row], 100.5 + second, 0.0)  # type: ignore[list-item]
     row.generation = 2
     watchdog.check([row], 140.0, 0.0)  # type: ignore[list-item]
@@ -92,10 +131,22 @@ def test_a_turning_loop_and_a_new_generation_are_left_alone(page: HeartbeatPage)
 
 def test_nobody_is_blamed_when_the_supervisor_itself_was_late(page: HeartbeatPage) -> None:
     watchdog, row = Watchdog(page, lambda _level, _text: None), Row(os.getpid())
-    page.stamp(3, 100.0, 1)
+    page.stamp(3, 100.0, 1, 0.0)
     watchdog.check([row], 100.0, 0.0)  # type: ignore[list-item]
     watchdog.check([row], 112.0, 12.0)  # type: ignore[list-item]
     watchdog.check([row], 112.5, 0.0)  # type: ignore[list-item]
+    assert row.signals == []
+
+
+def test_nobody_is_blamed_after_a_stop_of_the_whole_tree_that_began_early_in_a_long_wait(
+    page: HeartbeatPage, sleeper: int
+) -> None:
+    watchdog, row = Watchdog(page, lambda _level, _text: None), Row(sleeper)
+    page.stamp(3, 100.0, 1, 0.0)
+    watchdog.check([row], 100.9, 0.0)  # type: ignore[list-item]
+    # Stopped at 100.9; of the supervisor's wait until 101.9 nothing was left.
+    for now, lateness in ((103.9, 2.0), (104.15, 0.0)):
+        watchdog.check([row], now, lateness)  # type: ignore[list-item]
     assert row.signals == []
 
 
@@ -104,7 +155,7 @@ def test_a_frozen_child_is_noticed_though_the_supervisor_is_late_again_and_again
 ) -> None:
     watchdog, row = Watchdog(page, lambda _level, _text: None), Row(sleeper)
     now = 100.0
-    page.stamp(3, now, 1)
+    page.stamp(3, now, 1, 0.0)
     watchdog.check([row], now, 0.0)  # type: ignore[list-item]
     while not row.signals and now < 200.0:
         now += 1.0
@@ -113,7 +164,7 @@ def test_a_frozen_child_is_noticed_though_the_supervisor_is_late_again_and_again
     assert now < 110.0
 
 
-@pytest.mark.parametrize(("turns", "blamed"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("turns", "blamed"), [(TURNED - 1, False), (TURNED, True)])
 def test_who_has_a_processor_for_long_without_turning_is_not_starved_unless_it_just_starts(
     page: HeartbeatPage, turns: int, blamed: bool
 ) -> None:
@@ -132,12 +183,13 @@ def test_who_has_a_processor_for_long_without_turning_is_not_starved_unless_it_j
         assert child.stdout is not None
         child.stdout.readline()
         watchdog, row = Watchdog(page, lambda _level, _text: None), Row(child.pid)
-        page.stamp(3, 100.0, turns)
+        ran, waited = processor_time(child.pid)
+        page.stamp(3, 100.0, turns, ran)
         watchdog.check([row], 100.0, 0.0)  # type: ignore[list-item]
+        watchdog.check([row], 101.0, 0.0)  # type: ignore[list-item]
         # The kernel has not counted its present wait yet.
         watchdog.check([row], 100.1 + STALE_AFTER, 0.0)  # type: ignore[list-item]
         assert row.signals == []
-        ran, waited = processor_time(child.pid)
         eventually(lambda: processor_time(child.pid)[1] - waited > STALE_AFTER, 60.0, "it waits")
         watchdog.check([row], 100.1 + STALE_AFTER, 0.0)  # type: ignore[list-item]
         assert row.signals == []
@@ -157,8 +209,9 @@ def test_who_begins_a_program_that_finds_no_processor_is_not_stuck_at_once(page:
     with subprocess.Popen([sys.executable, "-c", begin]) as child:
         eventually(lambda: state(child.pid) == "D", 60.0, "it waits")
         watchdog, row = Watchdog(page, lambda _level, _text: None), Row(child.pid)
-        page.stamp(3, 100.0, 2)
+        page.stamp(3, 100.0, TURNED, 0.0)
         watchdog.check([row], 100.0, 0.0)  # type: ignore[list-item]
+        watchdog.check([row], 101.0, 0.0)  # type: ignore[list-item]
         watchdog.check([row], 100.1 + STALE_AFTER, 0.0)  # type: ignore[list-item]
         assert row.signals == []
         watchdog.check([row], 100.1 + STARVED_LIMIT, 0.0)  # type: ignore[list-item]

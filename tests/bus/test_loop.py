@@ -151,3 +151,48 @@ def test_an_exception_of_a_callback_leaves_the_loop() -> None:
     loop.call_soon(broken)
     with pytest.raises(RuntimeError, match="broken"):
         loop.run()
+
+
+def test_what_is_periodic_happens_at_multiples_of_its_period() -> None:
+    now = 1000.3
+
+    def clock() -> float:
+        return now
+
+    loop = Loop(clock)
+    loop.phase = 7.2
+    seen: list[str] = []
+    loop.call_every(0.5, lambda: seen.append("half"))
+    loop.call_every(1.0, lambda: seen.append("whole"))
+    told = []
+    for when in (1000.5, 1000.71, 1001.19, 1001.21, 1004.6, 1004.71, 1005.21):
+        now = when
+        loop.call_soon(lambda: None)
+        loop.turn()
+        told.append(sorted(seen))
+        seen.clear()
+    both = ["half", "whole"]
+    # What was missed for three seconds comes once.
+    assert told == [[], ["half"], [], both, both, ["half"], both]
+
+
+def test_loops_of_one_phase_end_their_idle_waits_at_one_time() -> None:
+    now = 1000.3
+
+    def clock() -> float:
+        return now
+
+    one, other = Loop(clock), Loop(clock)
+    one.phase = other.phase = 7.2
+    assert one._plan(busy=False) == pytest.approx(0.9)
+    now = 1000.9
+    assert other._plan(busy=False) == pytest.approx(0.3)
+
+
+def test_the_look_for_input_is_told_before_anything_is_handled() -> None:
+    loop = Loop()
+    seen: list[str] = []
+    loop.on_look = lambda now: seen.append("look" if now <= loop.clock() else "too early")
+    loop.call_at(loop.clock() - 1, lambda: seen.append("timer"))
+    loop.turn()
+    assert seen == ["look", "timer"]
