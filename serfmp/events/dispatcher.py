@@ -46,8 +46,8 @@ RERUN_CUT_SHORT: Final = False
 INPUT_LIMIT: Final = 2 * 1024 * 1024
 """Bytes that one event may give a handler: more than ten thousand members in one event; the ledger has to hold it."""
 
-AHEAD: Final = 1
-"""Invocations of a handler that its worker holds behind the one that runs."""
+QUICK: Final = 0.05
+"""Seconds: a handler whose last run took less is quick. Its worker gets more of its invocations ahead."""
 
 DROP_REPORT_PERIOD: Final = 1.0
 """Seconds over which dropped invocations are counted for one log line."""
@@ -75,9 +75,11 @@ class Dispatcher:
         self._stopping = False
         # An emptied ledger does not know which numbers the workers still hold: each generation has its own.
         self._ledger = Ledger(Journal(child.descriptors["ledger"]), first=child.generation << 40)
-        self._lanes = Lanes(child.config.workers, ahead=AHEAD)
+        self._lanes = Lanes(child.config.workers, ahead=True)
         self._pool = Pool(child, self)
         self._take_up()
+        # Before the link's: what it tells the detector stands in the ledger then.
+        child.loop.before_wait += [self._pump, self._pool.flush]
         self._link = DetectorLink(child, members=False, on_event=self._on_event, after=self._ledger.last)
         child.on_stop = self._on_stop
         child.on_inquiry = self._on_inquiry
@@ -86,7 +88,6 @@ class Dispatcher:
         self._tell_table_at = 0.0
         child.on_propose = _fault
         child.on_commit = lambda: self.apply(parse_handlers(child.config.handlers))
-        child.loop.before_wait += [self._pump, self._pool.flush]
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -178,16 +179,15 @@ class Dispatcher:
 
     def _pump(self) -> None:
         """Once a turn: tell the workers whose ends are recorded, and send what may start."""
+        taken = [] if self._stopping else self._lanes.take(self._child.loop.clock())
+        self._give_up_late()
+        if taken:
+            self._ledger.sent([(invocation, worker, self._pool.generation(worker)) for worker, invocation in taken])
+        else:
+            self._ledger.flush()
         for worker, numbers in self._recorded.items():
             self._pool.send(worker, frames.Recorded(numbers))
         self._recorded.clear()
-        if self._stopping:
-            return
-        taken = self._lanes.take(self._child.loop.clock())
-        self._give_up_late()
-        if not taken:
-            return
-        self._ledger.sent([(invocation, worker, self._pool.generation(worker)) for worker, invocation in taken])
         for worker, invocation in taken:
             spec = self._ledger.debts[invocation.number].spec
             command = spec.command if isinstance(spec.command, str) else list(spec.command)
@@ -262,7 +262,7 @@ class Dispatcher:
         if reason and self._try_again(debt):
             return
         self._ledger.finished([frame.invocation])
-        self._lanes.finished(frame.invocation)
+        self._lanes.finished(frame.invocation, quick=not frame.error and frame.seconds < QUICK)
         self.counters["serfmp.events.failed" if reason else "serfmp.events.finished"] += 1
         if debt.invocation.query is not None and not reason and frame.output:
             self._respond(debt.invocation, debt.invocation.query, frame.output)

@@ -31,10 +31,11 @@ class AgentEnvironment:
     def script(self, names: Sequence[str] | None, additions: Mapping[str, str]) -> dict[bytes, bytes]:
         """A script's environment. `names`: what it gets of the agent's; None: all but secrets."""
         if names is None:
-            passed = dict(self._shown)
+            passed = self._shown.copy()
         else:
             passed = {name: self._all[name] for name in map(_encoded, names) if name in self._all}
-        passed.update((_encoded(name), _encoded(text)) for name, text in additions.items())
+        for name, text in additions.items():
+            passed[name.encode(errors="surrogateescape")] = text.encode(errors="surrogateescape")
         return passed
 
 

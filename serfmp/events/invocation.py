@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from serfmp.detector.effects import Event, Member, MemberEvent, QueryReceived, UserEventReceived
@@ -63,12 +63,13 @@ class Invocation:
     """Lamport time and ID of the query that its output answers."""
     attempt: int = 0
     """How often it was tried before."""
+    size: int = field(init=False, repr=False, compare=False)
+    """Bytes that it takes, about. Made once: it is asked for several times."""
 
-    @property
-    def size(self) -> int:
-        """Bytes that it takes, about."""
-        variables = sum(len(name) + len(value) for name, value in self.environment.items())
-        return _OVERHEAD + len(self.lane) + variables + len(self.stdin)
+    def __post_init__(self) -> None:
+        """Make the size."""
+        variables = sum(map(len, self.environment)) + sum(map(len, self.environment.values()))
+        object.__setattr__(self, "size", _OVERHEAD + len(self.lane) + variables + len(self.stdin))
 
 
 def order_keys(spec: HandlerSpec, event: Event, number: int) -> tuple[str, str]:

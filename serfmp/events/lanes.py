@@ -14,8 +14,9 @@ Rules:
   bytes. What is under way is never dropped.
 * A query whose deadline has passed is not started.
 * Where order allows one at a time, the next one may be sent *ahead* to the worker, which keeps the order: so a lane
-  does not stand still while an end is told and the next one comes. Not for queries, nor where a failed one is tried
-  again or waiting ones are joined.
+  does not stand still while an end is told and the next one comes. Of a quick handler several small ones are sent
+  ahead, so that ends and new ones travel together. None for queries, nor where a failed one is tried again or waiting
+  ones are joined.
 * An invocation that turns out not to have been run goes back to the head of its lane. One that is to be tried again
   keeps its place in the lane while it rests, but not its worker.
 """
@@ -34,6 +35,15 @@ from serfmp.events.policy import Order, Overflow, QueuePolicy
 
 SIZE_LIMIT: Final = 24 * 1024 * 1024
 """Bytes that wait in all lanes: a quarter of a bank of the ledger."""
+
+AHEAD: Final = 1
+"""Invocations of a lane that its worker may hold behind the one that runs."""
+
+AHEAD_QUICK: Final = 16
+"""The same, while its scripts are quick."""
+
+AHEAD_SIZE: Final = 16 * 1024
+"""Bytes of an invocation that may be further ahead than `AHEAD`."""
 
 
 _Row: TypeAlias = "OrderedDict[_Lane, None]"
@@ -57,8 +67,10 @@ class _Group:
     waiting: OrderedDict[int, _Lane] = field(default_factory=OrderedDict)
     """By number of the invocation: the lane in which it waits. Oldest first."""
     under_way: int = 0
-    ahead: int = 0
-    """How many more than its handler runs at once may be under way."""
+    in_turn: bool = False
+    """One at a time in one lane, of which the worker keeps the order."""
+    quick: bool = False
+    """Its last script was."""
     blocked: _Row = field(default_factory=OrderedDict)
     """Lanes that could start one if the group were not at its bound, in the order in which they get a place."""
     called: int = 0
@@ -66,15 +78,18 @@ class _Group:
 
     @property
     def bound(self) -> int:
-        """Of what is under way."""
-        return self.policy.concurrency + self.ahead
+        """Of what is under way: what runs at once, and what is ahead of that."""
+        if not self.in_turn:
+            return self.policy.concurrency
+        return self.policy.concurrency + (AHEAD_QUICK if self.quick else AHEAD)
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
     key: str
     worker: int
-    limit: int
+    group: _Group | None
+    """The only one in it, whose bound is the lane's; None: one at a time."""
     waiting: deque[Invocation] = field(default_factory=deque)
     size: int = 0
     """Bytes of what waits."""
@@ -83,6 +98,11 @@ class _Lane:
     """Where it stands: in its worker's row, or among the blocked of a group. Lanes in which nothing waits do not."""
     called: _Group | None = None
     """The group that holds a place for it."""
+
+    @property
+    def limit(self) -> int:
+        """Of what is under way."""
+        return 1 if self.group is None else self.group.bound
 
 
 @dataclass(slots=True)
@@ -97,10 +117,10 @@ class _UnderWay:
 class Lanes:
     """See the module."""
 
-    def __init__(self, workers: int, size_limit: int = SIZE_LIMIT, ahead: int = 0) -> None:
-        """`ahead`: invocations of a lane that its worker may hold behind the one that runs."""
+    def __init__(self, workers: int, size_limit: int = SIZE_LIMIT, *, ahead: bool = False) -> None:
+        """`ahead`: whether workers may hold what cannot run yet."""
         self._workers = workers
-        self._most_ahead = ahead
+        self._may_be_ahead = ahead
         self._size_limit = size_limit
         self._groups: dict[str, _Group] = {}
         self._lanes: dict[str, _Lane] = {}
@@ -125,7 +145,7 @@ class Lanes:
 
     def in_turn(self, invocation: Invocation) -> str:
         """The lane whose order the worker has to keep; empty if no other one of it can be there."""
-        return invocation.lane if self._groups[invocation.group].ahead else ""
+        return invocation.lane if self._groups[invocation.group].in_turn else ""
 
     @property
     def busy(self) -> bool:
@@ -195,14 +215,15 @@ class Lanes:
         late, self.late = self.late, []
         return late
 
-    def finished(self, number: int) -> Invocation | None:
-        """An invocation has ended: its lane goes on. None if it is not under way."""
+    def finished(self, number: int, *, quick: bool = False) -> Invocation | None:
+        """An invocation has ended, maybe soon after its begin: its lane goes on. None if it is not under way."""
         entry = self._under_way.pop(number, None)
         if entry is None:
             return None
         lane, group = entry.lane, entry.group
         lane.under_way -= 1
         group.under_way -= 1
+        group.quick = quick
         if not entry.resting:
             self._used[lane.worker] -= 1
         self._offer(lane)
@@ -233,23 +254,23 @@ class Lanes:
 
     def _place(self, invocation: Invocation, policy: QueuePolicy) -> tuple[_Lane, _Group]:
         """Its lane and its group; both follow the policy from now on."""
-        group = self._groups.get(invocation.group)
+        group, changed = self._groups.get(invocation.group), False
         if group is None:
             group = self._groups[invocation.group] = _Group(
-                invocation.group, policy, ahead=self._ahead(invocation, policy)
+                invocation.group, policy, in_turn=self._in_turn(invocation, policy)
             )
-        elif group.policy != policy:
-            group.policy, group.ahead = policy, self._ahead(invocation, policy)
+        elif changed := group.policy is not policy and group.policy != policy:
+            group.policy, group.in_turn = policy, self._in_turn(invocation, policy)
             for _ in range(group.bound):
                 self._call(group)
-        limit = group.bound if policy.order is Order.HANDLER else 1
+        only = group if policy.order is Order.HANDLER else None
         lane = self._lanes.get(invocation.lane)
         if lane is None:
             lane = self._lanes[invocation.lane] = _Lane(
-                invocation.lane, worker_of(invocation.lane, self._workers), limit
+                invocation.lane, worker_of(invocation.lane, self._workers), only
             )
-        elif lane.limit != limit:
-            lane.limit = limit
+        elif lane.group is not only or changed:
+            lane.group = only
             self._offer(lane)
         return lane, group
 
@@ -303,14 +324,21 @@ class Lanes:
                 self._forget_if_idle(lane, caller)
             self._forget_if_idle(lane, group)
 
-    def _ahead(self, invocation: Invocation, policy: QueuePolicy) -> int:
-        in_turn = policy.order is Order.HANDLER and policy.concurrency == 1
+    def _in_turn(self, invocation: Invocation, policy: QueuePolicy) -> bool:
+        one_by_one = policy.order is Order.HANDLER and policy.concurrency == 1
         lost = policy.retries or policy.overflow is Overflow.COALESCE or invocation.query is not None
-        return self._most_ahead if in_turn and not lost else 0
+        return self._may_be_ahead and one_by_one and not lost
 
     def _too_far_ahead(self, lane: _Lane, group: _Group) -> bool:
-        """Whether it would only lie at its worker, in the place of one that could run: looked at again at each end."""
-        return lane.under_way >= group.policy.concurrency and 2 * self._used[lane.worker] >= self._credits[lane.worker]
+        """Whether the next one would only lie at its worker, in the place of one that could run, or is too large.
+
+        That is looked at again at each end.
+        """
+        ahead = lane.under_way - group.policy.concurrency
+        if ahead < 0:
+            return False
+        too_large = ahead >= AHEAD and lane.waiting[0].size > AHEAD_SIZE
+        return too_large or 2 * self._used[lane.worker] >= self._credits[lane.worker]
 
     def _begin(self, lane: _Lane, group: _Group, invocation: Invocation) -> None:
         if invocation.number in self._under_way:

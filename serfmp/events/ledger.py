@@ -4,10 +4,11 @@ Rules:
 
 * An event is in the ledger, with all its invocations, before it is acknowledged to the detector; one record set, all or
   nothing. So a killed dispatcher loses none and repeats none.
+* What became of invocations is written once a turn, in few records: a record costs more than a number in it.
 * Each invocation names the handler that it was made for, as it was then: a reload changes what follows, never what
   waits. Handlers are written once and stay as long as an invocation names them.
-* An invocation is marked *sent*, with worker and generation, before its frame leaves; it is taken out when its end is
-  known, before the worker is told to forget it.
+* An invocation is marked *sent*, with worker and generation, before its frame leaves; that it is finished is written
+  before the worker is told to forget it.
 * Numbers of invocations rise for the life of the agent and are never used again: workers know them by number.
 
 Records: `handler`, `event` (last sequence, next number), `queued`, `sent`, `returned`, `grown`, `retried`, `rests`,
@@ -69,6 +70,8 @@ class Ledger:
         """By identity: the latest of each that was written."""
         self.debts: dict[int, Debt] = {}
         """By number of the invocation, oldest first."""
+        self._done: list[int] = []
+        """Finished, which is not written yet."""
         apply: dict[str, Callable[..., None]] = {
             "handler": self._apply_handler,
             "event": self._apply_event,
@@ -111,12 +114,14 @@ class Ledger:
                 deadline,
                 query,
             )
-            if self._specs.get(spec.identity) != spec:
+            known = self._specs.get(spec.identity)
+            if known is not spec and known != spec:
                 records.append(("handler", spec.identity, spec.to_plain()))
                 self._specs[spec.identity] = spec
-            records.append(_queued(invocation))
             debts.append(Debt(invocation, spec))
         following = self._next + len(debts)
+        if debts:
+            records.append(_queued([debt.invocation for debt in debts]))
         self._write([*records, ("event", event.sequence, following)])
         self._apply_event(event.sequence, following)
         for debt in debts:
@@ -125,10 +130,12 @@ class Ledger:
 
     def sent(self, taken: list[tuple[Invocation, int, int]]) -> None:
         """These invocations are about to go to these workers: index and generation."""
-        rows = [(invocation.number, worker, generation) for invocation, worker, generation in taken]
-        self._write(("sent", *row) for row in rows)
-        for row in rows:
-            self._apply_sent(*row)
+        rows: dict[tuple[int, int], list[int]] = {}
+        for invocation, *place in taken:
+            rows.setdefault((place[0], place[1]), []).append(invocation.number)
+        self._write(("sent", *place, *numbers) for place, numbers in rows.items())
+        for (worker, generation), numbers in rows.items():
+            self._apply_sent(worker, generation, *numbers)
 
     def returned(self, numbers: list[int]) -> None:
         """No worker has run these: they wait again."""
@@ -152,23 +159,32 @@ class Ledger:
         return self.debts[again].invocation
 
     def finished(self, numbers: list[int]) -> None:
-        """These are done, or given up: nothing is owed for them any more."""
-        self._write(("finished", number) for number in numbers)
-        for number in numbers:
-            self._apply_finished(number)
+        """These are done, or given up: nothing is owed for them any more. Written with the next record or `flush`."""
+        self._apply_finished(*numbers)
+        self._done += numbers
+
+    def flush(self) -> None:
+        """Write what became of invocations."""
+        if self._done:
+            self._write(())
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
     def _write(self, records: Iterable[tuple[Any, ...]]) -> None:
         rows = list(records)
+        if self._journal.full:
+            self._compact()
         try:
-            if self._journal.full:
-                self._journal.compact(self._state())
-            self._journal.extend(rows)
+            self._journal.extend([("finished", *self._done), *rows] if self._done else rows)
         except JournalOverflowError:
             # Compacted, what the lanes' bounds allow always leaves room.
-            self._journal.compact(self._state())
+            self._compact()
             self._journal.extend(rows)
+        self._done.clear()
+
+    def _compact(self) -> None:
+        self._journal.compact(self._state())
+        self._done.clear()  # the state does not know them any more
 
     def _state(self) -> Iterator[tuple[Any, ...]]:
         yield "event", self.last, self._next
@@ -178,11 +194,11 @@ class Ledger:
             if written.get(name) != debt.spec:
                 written[name] = debt.spec
                 yield "handler", name, debt.spec.to_plain()
-            yield _queued(debt.invocation)
+            yield _queued([debt.invocation])
             if debt.rests_until:
                 yield "rests", number, debt.rests_until
             if debt.sent:
-                yield "sent", number, debt.worker, debt.generation
+                yield "sent", debt.worker, debt.generation, number
         for name, spec in self._specs.items():
             if written.get(name) != spec:
                 yield "handler", name, spec.to_plain()
@@ -198,17 +214,19 @@ class Ledger:
         self.last = sequence
         self._next = following
 
-    def _apply_queued(self, *fields: Any) -> None:
-        number, sequence, handler, lane, group, event, environment, stdin, deadline, query, attempt = fields
+    def _apply_queued(self, sequence: int, event: str, *fields: Any) -> None:
+        environment, stdin, deadline, query, rows = fields
         asked = None if query is None else (query[0], query[1])
-        invocation = Invocation(
-            number, sequence, handler, lane, group, event, environment, stdin, deadline, asked, attempt
-        )
-        self.debts[invocation.number] = Debt(invocation, self._specs[invocation.handler])
+        for number, handler, lane, group, attempt in rows:
+            invocation = Invocation(
+                number, sequence, handler, lane, group, event, environment, stdin, deadline, asked, attempt
+            )
+            self.debts[number] = Debt(invocation, self._specs[handler])
 
-    def _apply_sent(self, number: int, worker: int, generation: int) -> None:
-        debt = self.debts[number]
-        debt.worker, debt.generation = worker, generation
+    def _apply_sent(self, worker: int, generation: int, *numbers: int) -> None:
+        for number in numbers:
+            debt = self.debts[number]
+            debt.worker, debt.generation = worker, generation
 
     def _apply_returned(self, number: int) -> None:
         debt = self.debts[number]
@@ -227,23 +245,21 @@ class Ledger:
     def _apply_rests(self, number: int, until: float) -> None:
         self.debts[number].rests_until = until
 
-    def _apply_finished(self, number: int) -> None:
-        del self.debts[number]
+    def _apply_finished(self, *numbers: int) -> None:
+        for number in numbers:
+            del self.debts[number]
 
 
-def _queued(invocation: Invocation) -> tuple[Any, ...]:
-    query = None if invocation.query is None else list(invocation.query)
+def _queued(invocations: list[Invocation]) -> tuple[Any, ...]:
+    """One record for the invocations of an event, which differ only in what belongs to their handlers."""
+    first = invocations[0]
     return (
         "queued",
-        invocation.number,
-        invocation.sequence,
-        invocation.handler,
-        invocation.lane,
-        invocation.group,
-        invocation.event,
-        invocation.environment,
-        invocation.stdin,
-        invocation.deadline,
-        query,
-        invocation.attempt,
+        first.sequence,
+        first.event,
+        first.environment,
+        first.stdin,
+        first.deadline,
+        None if first.query is None else list(first.query),
+        [[one.number, one.handler, one.lane, one.group, one.attempt] for one in invocations],
     )

@@ -5,7 +5,8 @@ Rules:
 * Every generation of the dispatcher gets a socket of its own: what an old one had sent and was not yet read is gone
   with its socket, and only then the worker says what it holds (`WorkerReady`, repeated until answered).
 * Until the answer nothing else is sent; with it, everything that the dispatcher does not know is told again.
-* Nothing waits: what the socket does not take stays here, in order.
+* Nothing waits: what the socket does not take stays here, in order. What a turn brings leaves at its end, as one
+  message; ends that nobody is waiting for, at most once in `PACE`: a message costs more than a script's end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serfmp.agent.child import Child
+    from serfmp.bus.loop import Timer
+
+PACE: Final = 0.008
+"""Seconds between two messages, if nobody is waiting for what they tell."""
 
 HELLO_PERIOD: Final = 0.02
 """Seconds between two tries to be heard by the dispatcher."""
@@ -47,20 +52,49 @@ class DispatcherLink:
         self._on_frame = on_frame
         self.live = False
         """Whether the present dispatcher has answered."""
+        self._turn: list[bytes] = []
+        """What leaves at the end of the turn, or when its time has come."""
+        self._due = False
+        """Somebody is waiting for it."""
+        self._next_at = 0.0
+        """When what nobody is waiting for may leave."""
+        self._timer: Timer | None = None
+        child.loop.before_wait.append(self._flush)
         self._dealer = Dealer(
             child, "dispatcher", lambda _generation: child.endpoints.workers, self._on_connect, self._on_any_frame
         )
         self._dealer.begin()
 
-    def send(self, frame: object) -> None:
-        """Send a frame, now or soon; nothing while the dispatcher is not live (it will be told again)."""
+    def send(self, frame: object, *, soon: bool = True) -> None:
+        """Send a frame at the end of the turn, or when it suits; nothing while the dispatcher is not live.
+
+        (It will be told again.)
+        """
         if self.live:
-            self._dealer.send(frame)
+            self._turn.append(frames.encode(frame))
+            self._due |= soon
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
+    def _flush(self) -> None:
+        if not self._turn:
+            return
+        now = self._child.loop.clock()
+        if not self._due and now < self._next_at:
+            if self._timer is None:
+                self._timer = self._child.loop.call_at(self._next_at, self._wake)
+            return
+        turn, self._turn = self._turn, []
+        self._due, self._next_at = False, now + PACE
+        self._dealer.send(frames.Together(turn))
+
+    def _wake(self) -> None:
+        """The time has come: what waits leaves at the end of this turn."""
+        self._timer = None
+
     def _on_connect(self) -> None:
         self.live = False
+        self._turn.clear()
         self._hello(self._dealer.generation)
 
     def _hello(self, generation: int) -> None:

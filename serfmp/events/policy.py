@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from serfmp.events.spawn import NO_LIMITS, Limits
+
 OUTPUT_LIMIT: Final = 8192
 """Bytes of output that are kept, the last ones (spec agent.md 4.3)."""
 SCRIPT_NICE: Final = 10
@@ -72,9 +74,16 @@ class RunPolicy:
     separate: bool = False
     """Standard error is kept apart: only standard output answers a query."""
 
+    @property
+    def limits(self) -> Limits:
+        """What its processes may use."""
+        if self.address_space or self.cpu_seconds or self.open_files:
+            return Limits(self.address_space, self.cpu_seconds, self.open_files)
+        return NO_LIMITS
+
     def to_plain(self) -> dict[str, Any]:
         """What differs from the defaults, as a map that msgpack and JSON carry."""
-        if self == DEFAULT:
+        if self is DEFAULT or self == DEFAULT:
             return {}
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {
@@ -86,6 +95,8 @@ class RunPolicy:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> RunPolicy:
         """The inverse of `to_plain`."""
+        if not plain:
+            return DEFAULT
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
         }

@@ -8,14 +8,12 @@ Rules:
   first. What the dead one had said before is taken in first, so that an end that was reported is no loss.
 * Between one generation of each side the connection is one stream, in order; it is made anew with each generation. What
   is lost with it is found out by comparing what the worker holds with what the ledger says it was sent.
-* Sends do not block: what a socket does not take waits here for its worker, and goes with it. All frames that one turn
-  has for a worker leave as the parts of one message: a message costs the sending thread and the one behind it a wake-up
-  each, a part costs neither.
+* Sends do not block: what a socket does not take waits here for its worker. All frames that one turn has for a worker
+  leave together, in one message: a message costs the sending thread and the one behind it a wake-up each.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -26,10 +24,15 @@ from serfmp.bus import frames
 from serfmp.bus.endpoints import CHANNEL_HWM, make_socket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from serfmp.agent.child import Child
 
 FRAMES_PER_TURN: Final = 64
 """Frames taken from workers in one turn."""
+
+TOGETHER_BYTES: Final = 256 * 1024
+"""Frames that are larger together are several parts of a message."""
 
 LAST_WORDS: Final = 4096
 """Frames taken at most before a worker is given up."""
@@ -56,7 +59,7 @@ class _Worker:
     name: str
     generation: int
     live: bool = False
-    outgoing: deque[bytes] = field(default_factory=deque)
+    outgoing: list[bytes] = field(default_factory=list)
 
 
 class Pool:
@@ -88,7 +91,7 @@ class Pool:
         """Send a frame to a live worker, with the next `flush`; to one that is not live, nothing."""
         to = self._workers[worker]
         if to.live:
-            to.outgoing.append(frames.seal(frames.encode(frame), self._child.generation, to.generation))
+            to.outgoing.append(frames.encode(frame))
 
     def flush(self) -> None:
         """Send what the turn collected."""
@@ -101,11 +104,22 @@ class Pool:
         if not worker.outgoing:
             return
         try:
-            self._socket.send_multipart((worker.name.encode(), *worker.outgoing), zmq.NOBLOCK)
+            self._socket.send_multipart((worker.name.encode(), *self._parts(worker)), zmq.NOBLOCK)
         except zmq.ZMQError:  # full (EAGAIN) or not connected (EHOSTUNREACH)
             self._retry_soon()
             return
         worker.outgoing.clear()
+
+    def _parts(self, worker: _Worker) -> Iterator[bytes]:
+        """All that waits for it, sealed, in parts of a bounded size."""
+        part: list[bytes] = []
+        size = 0
+        for place, body in enumerate(worker.outgoing, 1):
+            part.append(body)
+            size += len(body)
+            if size >= TOGETHER_BYTES or place == len(worker.outgoing):
+                yield frames.seal(frames.encode(frames.Together(part)), self._child.generation, worker.generation)
+                part, size = [], 0
 
     def _retry_soon(self) -> None:
         if not self._retrying:
@@ -141,7 +155,7 @@ class Pool:
 
     def _take(self, identity: bytes, message: bytes) -> None:
         index = self._index.get(identity.decode(errors="replace"))
-        envelope = frames.open_header(message)
+        envelope, frame = frames.open_sealed(message)
         if index is None or envelope.receiver != self._child.generation:
             self.stale += 1
             return
@@ -149,7 +163,11 @@ class Pool:
         if envelope.sender != self._workers[index].generation:
             self.stale += 1
             return
-        self._handle(index, frames.open_sealed(message)[1])
+        if isinstance(frame, frames.Together):
+            for body in frame.frames:
+                self._handle(index, frames.decode(body))
+        else:
+            self._handle(index, frame)
 
     def _handle(self, index: int, frame: Any) -> None:
         worker = self._workers[index]

@@ -12,18 +12,18 @@ Rules:
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import os
+import select
 import signal
+import struct
 import termios
 import time
 from typing import TYPE_CHECKING, Final
 
 from serfmp.bus.loop import ERROR, WRITE
 from serfmp.events.policy import RunPolicy
-from serfmp.events.spawn import Limits, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from serfmp.bus.frames import Run
     from serfmp.bus.loop import Loop
     from serfmp.events.environment import AgentEnvironment
+    from serfmp.events.spawn import Spawner
 
 READ_SIZE: Final = 64 * 1024
 """Bytes read or written in one turn."""
@@ -40,9 +41,14 @@ NICE_MAX: Final = 19
 BLIND_POLL: Final = 0.02
 """Seconds between two looks at a process for which no descriptor was left to watch it."""
 
+_INT: Final = struct.Struct("i")
+_NOTHING: Final = bytes(_INT.size)
+
 
 class Output:
     """The reading end of a pipe: the last bytes of what was written to it, and how many there were."""
+
+    __slots__ = ("_descriptor", "_limit", "_loop", "size", "tail", "theirs")
 
     def __init__(self, loop: Loop, limit: int) -> None:
         self._loop = loop
@@ -53,11 +59,11 @@ class Output:
         self.size = 0
 
     def watch(self) -> None:
-        """Begin to read what comes."""
-        self._loop.add(self._descriptor, lambda _events: self._read(READ_SIZE))
+        """The script has its end now: begin to read what comes."""
+        self._close_theirs()
+        self._loop.add(self._descriptor, self._readable)
 
-    def close_theirs(self) -> None:
-        """The script has its end now."""
+    def _close_theirs(self) -> None:
         if self.theirs >= 0:
             os.close(self.theirs)
             self.theirs = -1
@@ -65,19 +71,21 @@ class Output:
     def finish(self) -> None:
         """Take what is in the pipe, and no more than that: others may go on writing."""
         if self._descriptor >= 0:
-            waiting = array.array("i", [0])
-            fcntl.ioctl(self._descriptor, termios.FIONREAD, waiting)
-            if waiting[0]:
-                self._read(waiting[0])
+            (waiting,) = _INT.unpack(fcntl.ioctl(self._descriptor, termios.FIONREAD, _NOTHING))
+            if waiting:
+                self._read(waiting)
         self.close()
 
     def close(self) -> None:
         """End it, whatever state it is in."""
-        self.close_theirs()
+        self._close_theirs()
         if self._descriptor >= 0:
             self._loop.remove(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _readable(self, _events: int) -> None:
+        self._read(READ_SIZE)
 
     def _read(self, size: int) -> None:
         try:
@@ -98,10 +106,31 @@ class Script:
     `on_overdue(script, signal)` is called when it is beyond its time limit and gets this signal.
     """
 
+    __slots__ = (
+        "_ended",
+        "_input",
+        "_limit",
+        "_loop",
+        "_on_end",
+        "_on_overdue",
+        "_outputs",
+        "_pidfd",
+        "_stdin",
+        "code",
+        "group",
+        "policy",
+        "run",
+        "seconds",
+        "signal",
+        "started_at",
+        "timed_out",
+    )
+
     def __init__(
         self,
         loop: Loop,
         run: Run,
+        spawner: Spawner,
         environment: AgentEnvironment,
         on_end: Callable[[Script], None],
         on_overdue: Callable[[Script, signal.Signals], None],
@@ -118,19 +147,23 @@ class Script:
         self.started_at = time.monotonic()
         self.seconds = 0.0
         self._input = memoryview(run.stdin)
-        self._stdin = self._pidfd = -1
+        self._pidfd = -1
         self._ended = False
         self._outputs: list[Output] = []
-        stdin = -1
+        stdin = self._stdin = -1
         try:
             for _ in range(1 + policy.separate):
                 self._outputs.append(Output(loop, policy.output_limit))
             stdin, self._stdin = os.pipe()
-            self.group = spawn(
+            if len(run.stdin) <= select.PIPE_BUF:  # an empty pipe takes as much whatever its size
+                if run.stdin:
+                    os.write(self._stdin, run.stdin)
+                self._close_input()
+            self.group = spawner.spawn(
                 run.command,
                 environment.script(policy.environment, run.environment),
                 (stdin, self._outputs[0].theirs, self._outputs[-1].theirs),
-                limits=Limits(policy.address_space, policy.cpu_seconds, policy.open_files),
+                limits=policy.limits,
                 directory=policy.directory,
             )
             """Its process group, which outlives it if it leaves children behind."""
@@ -140,16 +173,15 @@ class Script:
         finally:
             if stdin >= 0:
                 os.close(stdin)
-        for output in self._outputs:
-            output.close_theirs()
         self._handicap(policy.nice)
         self._watch()
         for output in self._outputs:
             output.watch()
         self._limit = loop.call_later(policy.timeout, self._overdue) if policy.timeout else None
-        os.set_blocking(self._stdin, False)
-        if self._write():
-            loop.add(self._stdin, self._writable, WRITE)
+        if self._stdin >= 0:
+            os.set_blocking(self._stdin, False)
+            if self._write():
+                loop.add(self._stdin, self._writable, WRITE)
 
     @property
     def output(self) -> bytes:
@@ -175,7 +207,7 @@ class Script:
         except OSError:  # somebody took the descriptors that were given back just now
             self._loop.call_later(BLIND_POLL, self._poll)
         else:
-            self._loop.add(self._pidfd, lambda _events: self._collect())
+            self._loop.add(self._pidfd, self._collect)
 
     def _poll(self) -> None:
         self._collect()
@@ -217,7 +249,7 @@ class Script:
         self._close_input()
         return False
 
-    def _collect(self) -> None:
+    def _collect(self, _events: int = 0) -> None:
         """Take its end, if it has ended."""
         pid, status = os.waitpid(self.group, os.WNOHANG)
         if not pid:

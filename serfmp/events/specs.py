@@ -30,6 +30,7 @@ from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.policy import (
     BACKOFF,
+    DEFAULT,
     GRACE,
     OBJECT_TIMEOUT,
     OUTPUT_LIMIT,
@@ -86,7 +87,7 @@ class HandlerSpec:
     command: str | tuple[str, ...]
     name: str = ""
     is_object: bool = False
-    run: RunPolicy = field(default_factory=RunPolicy)
+    run: RunPolicy = DEFAULT
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     occurrence: int = 0
     """How many equal entries stand before it."""

@@ -28,11 +28,10 @@ from serfmp.events.claims import Claims
 from serfmp.events.environment import AgentEnvironment
 from serfmp.events.link import DispatcherLink
 from serfmp.events.scripts import Script
-from serfmp.events.spawn import SHELL
+from serfmp.events.spawn import SHELL, Spawner
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child
-    from serfmp.bus.loop import Timer
 
 CREDITS: Final = 256
 """Scripts of one worker at once: with two or three descriptors each, within the usual limit of 1024."""
@@ -42,6 +41,9 @@ SPAWNS_PER_TURN: Final = 4
 
 SHORTAGES: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What a start may fail of that says nothing about the script."""
+
+FEW: Final = 2
+"""Of a lane of which no more are behind the one that runs, an end is told at once."""
 
 RETRY_MIN: Final = 0.05
 RETRY_MAX: Final = 1.0
@@ -81,10 +83,14 @@ class Worker:
         self._child = child
         self._loop = child.loop
         self._environment = AgentEnvironment(os.environb)
+        self._spawner = Spawner()
         self._waiting: deque[frames.Run] = deque()
         self._lanes: dict[str, deque[frames.Run]] = {}
         """By lane, while one of it waits to be started or runs: those behind it."""
-        self._running: dict[int, tuple[Script, Timer]] = {}
+        self._running: dict[int, Script] = {}
+        """By number of the invocation, oldest first."""
+        self._fast: deque[Script] = deque()
+        """Scripts that have not been called slow, oldest first; ended ones among them."""
         self._ended: dict[int, frames.Finished] = {}
         """Results that the dispatcher has not recorded yet."""
         self._left_behind: set[int] = set()
@@ -159,7 +165,7 @@ class Worker:
     def _spawn(self, run: frames.Run) -> None:
         self._claims.begin(run.invocation)
         try:
-            script = Script(self._loop, run, self._environment, self._on_end, self._on_overdue)
+            script = Script(self._loop, run, self._spawner, self._environment, self._on_end, self._on_overdue)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             if error.errno in SHORTAGES:
@@ -173,10 +179,22 @@ class Worker:
         if self._shortage:
             self._shortage = 0.0
             self._log("Scripts can be started again")
-        timer = self._loop.call_later(
-            SLOW, lambda: self._log(f"Script '{_shown(run.command)}' slow, execution exceeding 1s")
-        )
-        self._running[run.invocation] = (script, timer)
+        self._running[run.invocation] = script
+        if not self._fast:
+            self._loop.call_at(script.started_at + SLOW, self._call_slow)
+        self._fast.append(script)
+
+    def _call_slow(self) -> None:
+        """Tell which scripts have become slow, and look again when the next one may be."""
+        now = self._loop.clock()
+        while self._fast:
+            script = self._fast[0]
+            if script.run.invocation in self._running:
+                if script.started_at + SLOW > now:
+                    self._loop.call_at(script.started_at + SLOW, self._call_slow)
+                    return
+                self._log(f"Script '{_shown(script.run.command)}' slow, execution exceeding 1s")
+            self._fast.popleft()
 
     def _not_started(self, run: frames.Run, reason: str) -> None:
         self._finish(_not_started(run, reason))
@@ -193,8 +211,7 @@ class Worker:
 
     def _on_end(self, script: Script) -> None:
         number = script.run.invocation
-        _script, timer = self._running.pop(number)
-        timer.cancel()
+        del self._running[number]
         self._claims.end(number, -script.signal if script.code is None else script.code)
         if _group_lives(script.group):
             self._left_behind.add(script.group)
@@ -209,7 +226,8 @@ class Worker:
                 script.seconds,
                 script.timed_out,
                 script.errors,
-            )
+            ),
+            soon=len(self._lanes.get(script.run.lane, ())) <= FEW,
         )
         self._next_of(script.run.lane)
 
@@ -217,12 +235,13 @@ class Worker:
         limit = script.policy.timeout
         self._log(f"Script '{_shown(script.run.command)}' exceeds its time limit of {limit:g} s; it gets {number.name}")
 
-    def _finish(self, finished: frames.Finished) -> None:
+    def _finish(self, finished: frames.Finished, *, soon: bool = True) -> None:
+        """`soon`: whether its lane, or somebody else, waits for that."""
         self._ended[finished.invocation] = finished
-        self._link.send(finished)
+        self._link.send(finished, soon=soon)
 
     def _reap(self) -> None:
-        reap_orphans({script.group for script, _timer in self._running.values()})
+        reap_orphans({script.group for script in self._running.values()})
         self._left_behind = {group for group in self._left_behind if _group_lives(group)}
 
     # --- stopping -----------------------------------------------------------------------------------------------------
@@ -247,7 +266,7 @@ class Worker:
         self._loop.call_later(grace + TERM_TIME, lambda: self._end_groups(signal.SIGKILL))
 
     def _end_groups(self, number: signal.Signals) -> None:
-        for script, _timer in self._running.values():
+        for script in self._running.values():
             self._log(f"Script '{_shown(script.run.command)}' still runs while the agent stops; it gets {number.name}")
         self._reap()
         for group in self._groups():
@@ -257,7 +276,7 @@ class Worker:
                 continue
 
     def _groups(self) -> set[int]:
-        return self._left_behind | {script.group for script, _timer in self._running.values()}
+        return self._left_behind | {script.group for script in self._running.values()}
 
     def _wait_for_ends(self, report_until: float = 0.0) -> None:
         self._reap()

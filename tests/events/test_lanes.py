@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from serfmp.errors import InternalError
 from serfmp.events.invocation import Invocation
-from serfmp.events.lanes import Lanes, worker_of
+from serfmp.events.lanes import AHEAD_QUICK, AHEAD_SIZE, SIZE_LIMIT, Lanes, worker_of
 from serfmp.events.policy import Order, Overflow, QueuePolicy
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ def invocation(number: int, handler: int = 0, size: int = 0, lane: str = "", dea
 class Simple(Lanes):
     """Lanes with one policy for everything."""
 
-    def __init__(self, workers: int, policy: QueuePolicy = PLAIN, **bounds: int) -> None:
-        super().__init__(workers, **bounds)
+    def __init__(
+        self, workers: int, policy: QueuePolicy = PLAIN, size_limit: int = SIZE_LIMIT, *, ahead: bool = False
+    ) -> None:
+        super().__init__(workers, size_limit, ahead=ahead)
         self.policy = policy
 
     def put(self, one: Invocation) -> list[Invocation]:
@@ -44,8 +46,15 @@ def numbers(taken: Iterable[tuple[int, Invocation]]) -> list[int]:
     return [one.number for _worker, one in taken]
 
 
-def lanes_with_credits(workers: int = 1, credits: int = 100, policy: QueuePolicy = PLAIN, **bounds: int) -> Simple:
-    lanes = Simple(workers, policy, **bounds)
+def lanes_with_credits(
+    workers: int = 1,
+    credits: int = 100,
+    policy: QueuePolicy = PLAIN,
+    size_limit: int = SIZE_LIMIT,
+    *,
+    ahead: bool = False,
+) -> Simple:
+    lanes = Simple(workers, policy, size_limit, ahead=ahead)
     for worker in range(workers):
         lanes.set_credits(worker, credits)
     return lanes
@@ -493,7 +502,7 @@ def test_what_was_dropped_leaves_no_lane_behind(order: Order) -> None:
 
 
 def test_the_next_of_a_lane_may_be_at_its_worker_ahead_and_is_shown_as_waiting() -> None:
-    lanes = lanes_with_credits(ahead=1)
+    lanes = lanes_with_credits(ahead=True)
     for number in range(1, 5):
         lanes.put(invocation(number))
     assert numbers(lanes.go()) == [1, 2]
@@ -508,6 +517,30 @@ def test_the_next_of_a_lane_may_be_at_its_worker_ahead_and_is_shown_as_waiting()
     assert (lanes.waiting, lanes.under_way) == (0, 0)
 
 
+def test_of_a_quick_handler_several_small_ones_are_ahead_until_one_is_slow() -> None:
+    lanes = lanes_with_credits(credits=1000, ahead=True)
+    for number in range(1, 100):
+        lanes.put(invocation(number))
+    assert numbers(lanes.go()) == [1, 2]
+    lanes.finished(1, quick=True)
+    assert numbers(lanes.go()) == list(range(3, 3 + AHEAD_QUICK))
+    assert lanes.counts("h0") == (97, 1)
+    lanes.finished(2, quick=False)
+    assert numbers(lanes.go()) == []
+    for number in range(3, 2 + AHEAD_QUICK):
+        lanes.finished(number, quick=False)
+    assert numbers(lanes.go()) == [3 + AHEAD_QUICK]
+
+
+def test_a_large_one_is_not_far_ahead() -> None:
+    lanes = lanes_with_credits(credits=1000, ahead=True)
+    for number in range(1, 5):
+        lanes.put(invocation(number, size=AHEAD_SIZE))
+    lanes.go()
+    lanes.finished(1, quick=True)
+    assert numbers(lanes.go()) == [3]
+
+
 @pytest.mark.parametrize(
     "policy",
     [
@@ -518,7 +551,7 @@ def test_the_next_of_a_lane_may_be_at_its_worker_ahead_and_is_shown_as_waiting()
     ],
 )
 def test_nothing_is_ahead_where_what_comes_before_may_change_it(policy: QueuePolicy) -> None:
-    lanes = lanes_with_credits(policy=policy, ahead=1)
+    lanes = lanes_with_credits(policy=policy, ahead=True)
     for number in (1, 2):
         lanes.put(invocation(number))
     assert numbers(lanes.go()) == [1]
@@ -526,7 +559,7 @@ def test_nothing_is_ahead_where_what_comes_before_may_change_it(policy: QueuePol
 
 
 def test_what_is_ahead_takes_no_place_of_what_could_run() -> None:
-    lanes = lanes_with_credits(credits=4, ahead=1)
+    lanes = lanes_with_credits(credits=4, ahead=True)
     for handler in range(4):
         for number in (1, 2):
             lanes.put(invocation(10 * handler + number, handler))
@@ -538,7 +571,7 @@ def test_what_is_ahead_takes_no_place_of_what_could_run() -> None:
 
 
 def test_what_was_ahead_of_a_dead_worker_goes_back_in_order() -> None:
-    lanes = lanes_with_credits(ahead=1)
+    lanes = lanes_with_credits(ahead=True)
     for number in (1, 2, 3):
         lanes.put(invocation(number))
     assert numbers(lanes.go()) == [1, 2]

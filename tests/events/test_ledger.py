@@ -71,6 +71,7 @@ def test_it_compacts_itself_and_stays_the_same(descriptor: int) -> None:
         ledger.finished([one.invocation.number])
     assert list(ledger.debts) == [kept.invocation.number]
     assert Journal(descriptor).size < 1_000_000
+    ledger.flush()
     assert same(ledger, Ledger(Journal(descriptor)))
 
 
@@ -82,13 +83,15 @@ def test_a_full_bank_is_compacted_though_nothing_asked_for_it(descriptor: int) -
         if sequence > 40:
             ledger.finished([one.invocation.number])
     assert len(ledger.debts) == 40
+    ledger.flush()
     assert same(ledger, Ledger(Journal(descriptor)))
 
 
 @given(
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["event", "event", "sent", "returned", "retried", "grown", "finished"]), st.integers(0)
+            st.sampled_from(["event", "event", "sent", "returned", "retried", "grown", "finished", "flush"]),
+            st.integers(0),
         )
     )
 )
@@ -112,9 +115,20 @@ def test_at_any_moment_a_successor_reads_what_the_writer_knew(steps: list[tuple[
                         ledger.grown(number, list(ledger.debts)[-1], b"more")
                     case "finished":
                         ledger.finished([number])
+                    case "flush":
+                        ledger.flush()
+        ledger.flush()
         assert same(ledger, Ledger(Journal(descriptor)))
     finally:
         os.close(descriptor)
+
+
+def test_what_is_finished_is_written_with_the_next_record(descriptor: int) -> None:
+    ledger = Ledger(Journal(descriptor))
+    first, *others = (one.invocation.number for one in ledger.event(user(1), "user", given_input(), SPECS))
+    ledger.finished([first])
+    ledger.event(user(2), "user", given_input(), [])
+    assert list(Ledger(Journal(descriptor)).debts) == others
 
 
 def test_what_waits_keeps_the_handler_that_it_was_made_for(descriptor: int) -> None:

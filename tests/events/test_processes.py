@@ -316,7 +316,7 @@ def test_what_a_killed_worker_ran_is_reported_and_all_else_is_handled(stage: Any
     assert lines(tmp_path / "handled") == ["hang", "a", "b", "c"]
     assert len(on.logged("[WARN]", "was cut short")) == 1
     on.user_events("hang")
-    on.until(lambda: int(lines(tmp_path / "hung")[0]) != hung, "its handler runs again for the next event")
+    on.until(lambda: lines(tmp_path / "hung") not in ([], [str(hung)]), "its handler runs again for the next event")
 
 
 @pytest.mark.parametrize("dead", [("worker-0", "dispatcher"), ("dispatcher", "worker-0")])

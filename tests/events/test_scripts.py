@@ -16,12 +16,14 @@ from serfmp.bus.loop import Loop
 from serfmp.events.environment import AgentEnvironment, base_environment
 from serfmp.events.policy import DEFAULT, OUTPUT_LIMIT, RunPolicy
 from serfmp.events.scripts import Script
+from serfmp.events.spawn import Spawner
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 BASE = AgentEnvironment(os.environb)
+SPAWNER = Spawner()
 
 
 def run(
@@ -39,6 +41,7 @@ def run(
     made = Script(
         loop,
         Run(1, command, environment, stdin, policy.to_plain()),
+        SPAWNER,
         BASE,
         ended.append,
         lambda _script, number: signals.append(number),
@@ -128,9 +131,9 @@ def test_what_cannot_start_raises_and_leaves_nothing_open() -> None:
     gc.collect()
     before = open_descriptors()
     with pytest.raises(ValueError, match="null byte"):
-        Script(loop, Run(1, "echo \0", {}, b"", {}), BASE, never, never)
+        Script(loop, Run(1, "echo \0", {}, b"", {}), SPAWNER, BASE, never, never)
     with pytest.raises(OSError, match="too long"):
-        Script(loop, Run(1, "x" * 300_000, {}, b"", {}), BASE, never, never)
+        Script(loop, Run(1, "x" * 300_000, {}, b"", {}), SPAWNER, BASE, never, never)
     assert open_descriptors() == before
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serfmp.events.spawn import SCRIPT_OOM_SCORE, Limits, spawn
+from serfmp.events.spawn import SCRIPT_OOM_SCORE, Limits, Spawner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ENVIRONMENT = {b"PATH": os.fsencode(os.environ["PATH"])}
+
+SPAWNER = Spawner()
 
 OWN_OF_THE_C_LIBRARY = 1 << 31 | 1 << 32
 """Signals 32 and 33, which glibc's posix_spawn ignores, and glibc takes back when it needs them."""
@@ -26,7 +28,7 @@ def run(command: str | Sequence[str], limits: Limits = Limits(), directory: str 
     ours, theirs = os.pipe()
     empty = os.open(os.devnull, os.O_RDONLY)
     try:
-        pid = spawn(command, ENVIRONMENT, (empty, theirs, theirs), limits=limits, directory=directory)
+        pid = SPAWNER.spawn(command, ENVIRONMENT, (empty, theirs, theirs), limits=limits, directory=directory)
     except BaseException:
         os.close(ours)
         raise
