@@ -39,7 +39,7 @@ from serfmp.bus import frames
 from serfmp.bus.control import ControlSocket, receive_blocking
 from serfmp.bus.endpoints import Endpoints
 from serfmp.bus.loop import Loop
-from serfmp.bus.reports import REPORT_PERIOD, Reporter
+from serfmp.bus.reports import ReportClock, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,13 +129,13 @@ class Child:
         self.reporter = Reporter(self.name)
         self.metrics = self.reporter.metrics
         self.before_report: list[Callable[[], None]] = []
-        """Called before each report: to set gauges."""
+        """Called before each report of metrics: to set gauges."""
         self.tell: Callable[[frames.Report], bool] = self._control.offer
         """Sends a report, or says that it could not."""
         self.on_report: Callable[[frames.Report], None] | None = None
         """Called with other processes' reports."""
         self.on_processes: Callable[[frames.ProcessTable], None] | None = None
-        """Called with the table of processes, once a second."""
+        """Called with the table of processes when it has changed."""
         self._lateness = 0.0
         self._slot = start.slot
         self._turns = 0
@@ -144,7 +144,7 @@ class Child:
         self.loop.on_look = self._stamp
         self.loop.before_wait.append(self.log_sink.end_turn)
         self._stamp(self.loop.clock())
-        self.loop.call_every(REPORT_PERIOD, self._report)
+        self._report_clock = ReportClock(self.loop, self.reporter, lambda: self._page.watched, self._report)
 
     def log(self, level: str, component: str, text: str) -> None:
         """Write a log line (level: TRACE DEBUG INFO WARN ERR). Never waits."""
@@ -169,7 +169,7 @@ class Child:
 
     @property
     def page(self) -> HeartbeatPage:
-        """The page on which all processes of the agent show that they live."""
+        """The page on which all processes of the agent show that they live, and where it stands who watches."""
         return self._page
 
     def _stamp(self, now: float) -> None:
@@ -179,16 +179,15 @@ class Child:
         self._page.stamp(self._slot, now, self._turns, self._ran)
         self._lateness = max(self._lateness, self.loop.lateness)
 
-    def _report(self) -> None:
-        now = self.loop.clock()
-        if self.reporter.metrics_due(now):
+    def _report(self, *, metrics: bool) -> None:
+        if metrics:
             self.metrics.gauge(f"serfmp.loop.late_ms.{self.name}", round(self._lateness * 1000, 1))
             self._lateness = 0.0
             self.metrics.counters["serfmp.log.dropped.process"] = self.log_sink.dropped
             self.metrics.counters["serfmp.log.dropped.debug"] = self.log_sink.dropped_for_monitors
             for prepare in self.before_report:
                 prepare()
-        report = self.reporter.take(now)
+        report = self.reporter.take(metrics=metrics)
         if report is not None and not self.tell(report):
             self.reporter.not_told(report)
 

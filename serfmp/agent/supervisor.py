@@ -177,6 +177,7 @@ class Supervisor:
         beat = heartbeat.create()
         self._page = heartbeat.HeartbeatPage(beat)
         self.loop.phase = self._page.phase + CHECK_OFFSET
+        self._watching.begin(lambda: self._page.watched)
         self._watchdog = Watchdog(self._page, lambda level, text: self._log(level, "agent", text))
         self._journals = {"detector": journal.create("journal"), "dispatcher": journal.create("ledger")}
         owned: list[tuple[str, int, dict[str, int]]] = [
@@ -363,6 +364,7 @@ class Supervisor:
             case frames.Ready():
                 process.state = ProcessState.SERVING
                 process.serving_since = time.monotonic()
+                self._watching.serves()
                 if process.name == "detector":
                     for ask, _callback in self._asked.values():
                         process.send(ask)

@@ -1,7 +1,8 @@
 """The supervisor's part in watching the agent: the table of processes, their starts and ends, and others' reports.
 
 Rules: everything here goes to the rpc process, which owns the public bus, and only if it serves and reads. What it
-cannot take at once waits within bounds, then the oldest is lost and counted; tables are told only while they are fresh.
+cannot take at once waits within bounds, then the oldest is lost and counted. The table is told when it has changed, and
+to each new rpc process.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from serfmp.agent.process import Process, ProcessState
 from serfmp.agent.terminal import Terminal
 from serfmp.bus import frames
-from serfmp.bus.reports import REPORT_PERIOD, Reporter
+from serfmp.bus.reports import ReportClock, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,8 @@ SELF: Final = "agent"
 WAITING_LIMIT: Final = 64
 """Reports that wait for the rpc process; the oldest is lost, counted."""
 
-TABLE_PERIOD: Final = 1.0
-"""Seconds between two tables of processes."""
+RETRY: Final = 0.25
+"""Seconds until a table or reports that rpc did not take are offered again."""
 
 
 class Watching:
@@ -44,18 +45,30 @@ class Watching:
         self._lateness = 0.0
         self.totals: Callable[[], dict[str, int]] = dict
         """Asked for further counters before each report of metrics: totals by name."""
-        loop.before_wait.append(self._look)
-        loop.call_every(TABLE_PERIOD, self._tell_table)
-        loop.call_every(REPORT_PERIOD, self._report)
+        self._table_changed = False
+        self._retries = False
+        self._clock: ReportClock | None = None
+        loop.before_wait.append(self._end_turn)
+
+    def begin(self, watched: Callable[[], float]) -> None:
+        """Report from now on; `watched()` tells the monotonic time until which somebody watches."""
+        self._clock = ReportClock(self._loop, self._reporter, watched, self._report)
+
+    def serves(self) -> None:
+        """A process has said that it serves."""
+        self._table_changed = True
+        self._forward()
 
     def started(self, process: Process) -> None:
         """A generation begins."""
+        self._table_changed = True
         self._reporter.happened(
             "process.started", {"name": process.name, "pid": process.pid, "generation": process.generation}
         )
 
     def ended(self, process: Process) -> None:
         """A generation has ended, for the reason in `last_end`."""
+        self._table_changed = True
         self._reporter.metrics.counters[f"serfmp.process.ended.{process.name}"] += 1
         self._reporter.happened(
             "process.ended",
@@ -87,8 +100,20 @@ class Watching:
 
     def _forward(self) -> None:
         rpc = self._rpc()
-        while self._waiting and rpc is not None and rpc.offer(self._waiting[0]):
+        while self._waiting and rpc is not None:
+            if not rpc.offer(self._waiting[0]):
+                self._retry()
+                return
             self._waiting.popleft()
+
+    def _retry(self) -> None:
+        if not self._retries:
+            self._retries = True
+            self._loop.call_later(RETRY, self._again)
+
+    def _again(self) -> None:
+        self._retries = False
+        self._forward()
 
     def _rpc(self) -> Process | None:
         for process in self._processes:
@@ -96,21 +121,22 @@ class Watching:
                 return process
         return None
 
-    def _look(self) -> None:
+    def _end_turn(self) -> None:
         self._lateness = max(self._lateness, self._loop.lateness)
+        if self._table_changed and not self._retries:
+            self._tell_table()
 
-    def _report(self) -> None:
+    def _report(self, *, metrics: bool) -> None:
         rpc = self._rpc()
         if rpc is None:
             return
-        now = self._loop.clock()
-        if self._reporter.metrics_due(now):
+        if metrics:
             self._reporter.metrics.gauge("serfmp.loop.late_ms.agent", round(self._lateness * 1000, 1))
             self._lateness = 0.0
             for name, total in self.totals().items():
                 self._reporter.metrics.counters[name] = total
         self._forward()
-        report = self._reporter.take(now)
+        report = self._reporter.take(metrics=metrics)
         if report is not None and not rpc.offer(report):
             self._reporter.not_told(report)
 
@@ -132,4 +158,7 @@ class Watching:
             ]
             for process in self._processes
         ]
-        rpc.offer(frames.ProcessTable(rows))
+        if rpc.offer(frames.ProcessTable(rows)):
+            self._table_changed = False
+        else:
+            self._retry()

@@ -93,7 +93,8 @@ class Loop:
         self.clock = clock
         self.lateness = 0.0
         """See the module; in seconds."""
-        self._looked_at = self._wake_at = clock()
+        self.looked_at = self._wake_at = clock()
+        """When the present turn looked for input."""
         self._worked = 0.0
         self.phase = 0.0
         """See the module; set it before anything periodic begins."""
@@ -203,7 +204,7 @@ class Loop:
         found = self._epoll.poll(planned, EPOLL_BATCH)
         now = self.clock()
         self.lateness = max(0.0, now - self._wake_at) + self._worked
-        self._looked_at = now
+        self.looked_at = now
         if self.on_look is not None:
             self.on_look(now)
         soon, self._soon = self._soon, []
@@ -235,7 +236,7 @@ class Loop:
     def _plan(self, *, busy: bool) -> float:
         """How long to wait, in seconds; sets the time at which the wait should end."""
         now = self.clock()
-        self._worked = now - self._looked_at
+        self._worked = now - self.looked_at
         wake_at = now + IDLE_WAIT - (now - self.phase) % IDLE_WAIT
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)

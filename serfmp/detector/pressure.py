@@ -8,7 +8,8 @@ Rules:
 * Where the kernel tells how long work waits for processors (PSI), lateness counts only while it says so: on an idle
   host it is our own matter, and a busy host that does not make us late is nobody's.
 * The level is 0 (none) to 3. It concerns this node's own judgement alone: nothing of it is sent to anybody.
-* The file is read once a second, `pread` of an open descriptor: 35 µs, no disk.
+* The file is read once a second while something was late, and for the metrics, `pread` of an open descriptor: 35 µs, no
+  disk.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Pressure:
         """Seconds of the clock in which something was late, and the greatest lateness of each."""
         self._descriptor = _open(places)
         self.waiting: float | None = None
-        """Percent of the last ten seconds in which work waited; None where the kernel does not tell."""
+        """Percent of the last ten seconds in which work waited, as last read; None where the kernel does not tell."""
 
     def late(self, now: float, seconds: float) -> None:
         """Something was late by so many seconds."""
@@ -51,10 +52,12 @@ class Pressure:
             late.append((second, seconds))
 
     def level(self, now: float) -> int:
-        """The level at this time; reads what the kernel tells."""
-        self.waiting = self._read()
+        """The level at this time; reads what the kernel tells, if that matters."""
         worst = self.worst(now)
-        if self.waiting is not None and self.waiting < WAITING_SHARE:
+        if worst < STEPS[0]:
+            return 0
+        waiting = self.look()
+        if waiting is not None and waiting < WAITING_SHARE:
             return 0
         return sum(worst >= step for step in STEPS)
 
@@ -64,14 +67,16 @@ class Pressure:
             self._late.popleft()
         return sorted((late for _, late in self._late), reverse=True)[1] if len(self._late) > 1 else 0.0
 
-    def _read(self) -> float | None:
-        if self._descriptor < 0:
-            return None
-        try:
-            text = os.pread(self._descriptor, 256, 0)
-            return float(text.split(b"avg10=", 1)[1].split(b" ", 1)[0])
-        except (OSError, IndexError, ValueError):
-            return None
+    def look(self) -> float | None:
+        """Read what the kernel tells, into `waiting`."""
+        self.waiting = None
+        if self._descriptor >= 0:
+            try:
+                text = os.pread(self._descriptor, 256, 0)
+                self.waiting = float(text.split(b"avg10=", 1)[1].split(b" ", 1)[0])
+            except (OSError, IndexError, ValueError):
+                pass
+        return self.waiting
 
 
 def _open(places: tuple[str, ...]) -> int:

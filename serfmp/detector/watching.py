@@ -63,6 +63,7 @@ class HostWatch:
         self._child = child
         self._core = core
         self._pressure = Pressure()
+        self._level = 0
         self._suspends = SuspendWatch()
         child.loop.call_every(PRESSURE_PERIOD, self._look)
         child.before_report.append(self._set_gauges)
@@ -83,14 +84,15 @@ class HostWatch:
     def _look(self) -> None:
         now, pressure = self._child.loop.clock(), self._pressure
         self.before_blame(now)
-        level = pressure.level(now)
-        self._core.pressed(now, level, pressure.worst(now), pressure.waiting)
-        self._child.metrics.gauge("serfmp.pressure.level", level)
-        if pressure.waiting is not None:
-            self._child.metrics.gauge("serfmp.pressure.waiting", pressure.waiting)
+        self._level = pressure.level(now)
+        self._core.pressed(now, self._level, pressure.worst(now), pressure.waiting)
 
     def _set_gauges(self) -> None:
         gauge = self._child.metrics.gauge
+        gauge("serfmp.pressure.level", self._level)
+        waiting = self._pressure.look()
+        if waiting is not None:
+            gauge("serfmp.pressure.waiting", waiting)
         for name, size, bound in self._core.queues():
             gauge(f"serfmp.queue.{name}", size)
             gauge(f"serfmp.queue_limit.{name}", bound)

@@ -48,6 +48,7 @@ class MetricsOutlets:
         if child.config.statsite_address:
             sink = StatsiteSink(child.loop, _address(child.config.statsite_address), host, counters)
             self._sinks.append(sink.take)
+        watching.always_watched = bool(self._sinks)
         if "metrics" in child.descriptors:
             listener = socket.socket(fileno=child.descriptors["metrics"])
             pages = {"/metrics": self._metrics, "/health": self._health, "/ready": self._ready}
@@ -65,6 +66,7 @@ class MetricsOutlets:
     # --- pages --------------------------------------------------------------------------------------------------------
 
     def _metrics(self) -> Page:
+        self._watching.asked()
         text = prometheus.render(self._watching.metrics, [*self._cluster(), *self._processes()])
         return Page(200, text, prometheus.CONTENT_TYPE)
 
@@ -101,7 +103,7 @@ class MetricsOutlets:
 
     def _health(self) -> Page:
         wrong = []
-        ages = {row["name"]: row["heartbeat_age"] for row in self._watching.processes()}
+        ages = {row["name"]: row["heartbeat_age"] for row in self._watching.processes(figures=False)}
         age = ages.get("detector")
         if ages and (age is None or age > STALE):
             wrong.append("the failure detector does not turn")
@@ -110,7 +112,8 @@ class MetricsOutlets:
         return _verdict(wrong)
 
     def _ready(self) -> Page:
-        wrong = [f"{row['name']} is {row['state']}" for row in self._watching.processes() if row["state"] != "serving"]
+        rows = self._watching.processes(figures=False)
+        wrong = [f"{row['name']} is {row['state']}" for row in rows if row["state"] != "serving"]
         if not self._replica.complete:
             wrong.append("the members are not known yet")
         elif self._replica.lifecycle != "alive":

@@ -75,9 +75,15 @@ _SOCKET_MODE: Final = 0o660
 
 
 class MonitorBus:
-    """See the module. `state()` gives the body of a snapshot but for the numbers, and the members, each encoded."""
+    """See the module.
 
-    def __init__(self, loop: Loop, directory: str, node: str, state: State) -> None:
+    `state()` gives the body of a snapshot but for the numbers, and the members, each encoded; `on_news()` is called
+    when monitors have come or gone.
+    """
+
+    def __init__(
+        self, loop: Loop, directory: str, node: str, state: State, on_news: Callable[[], object] | None = None
+    ) -> None:
         self._loop = loop
         self._node = node
         self._state = state
@@ -101,12 +107,18 @@ class MonitorBus:
                 f"ipc://{self._directory / name}",
                 partial(self._bind, socket, name),
                 self.counters,
+                on_news,
             )
             for socket, name in ((self._events, PUBLIC_EVENTS), (self._snapshots, PUBLIC_SNAPSHOT))
         ]
         loop.add_socket(self._events, self._read_subscriptions)
         loop.add_socket(self._snapshots, self._answer)
         loop.call_every(BEAT_PERIOD, self._beat)
+
+    @property
+    def connected(self) -> int:
+        """Connections of monitors, to both sockets."""
+        return sum(gate.connected for gate in self.gates)
 
     def publish(self, topic: str, body: Mapping[str, Any], ltime: int | None = None, at: float | None = None) -> None:
         """Tell all who have subscribed a prefix of `topic`. `at`: wall time of what happened, by default now."""

@@ -55,12 +55,14 @@ class MonitorGate:
         address: str,
         bind: Callable[[], None],
         counters: Counter[str],
+        on_news: Callable[[], object] | None = None,
     ) -> None:
         self._loop = loop
         self._socket = socket
         self._address = address
         self._bind = bind
         self._counters = counters
+        self._on_news = on_news
         self.connected = 0
         self.open = True
         """Whether the socket is bound."""
@@ -85,6 +87,8 @@ class MonitorGate:
             self.connected = max(0, self.connected + (1 if kind == zmq.EVENT_ACCEPTED else -1))
         if self.connected > CONNECTION_LIMIT:
             self.send_away()
+        if self._on_news is not None:
+            self._on_news()
 
     def send_away(self) -> None:
         """End all connections, and take nobody for a while."""

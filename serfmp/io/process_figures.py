@@ -1,8 +1,8 @@
 """Processor time and memory of the agent's processes, from /proc.
 
-Rules: looked at from the rpc process, never from the detector. Processor time of all is read once a look (30 µs each);
-memory (PSS, which walks the page tables: about a millisecond) of one process a look, in turn. A figure that the kernel
-does not give is None.
+Rules: looked at from the rpc process, never from the detector, and only while somebody wants to know. Processor time of
+all is read once a look (30 µs each); memory (PSS, which walks the page tables: about a millisecond) of one process a
+look, in turn, and of all when nobody has looked for long. A figure that the kernel does not give is None.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PSS: Final = re.compile(rb"^Pss: +(\d+) kB", re.MULTILINE)
 
 
+OLD: Final = 10.0
+"""Seconds after which all memory is read again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """`cpu`: share of one processor since the look before; `cpu_seconds`: in all; `pss`: bytes."""
@@ -30,16 +34,17 @@ class Figures:
 
 
 class ProcessFigures:
-    """Call `look` about once a second with the pids that there are and the monotonic time."""
+    """Call `look` with the pids that there are and the monotonic time, about once a second while somebody watches."""
 
     def __init__(self) -> None:
         self._known: dict[int, Figures] = {}
-        self._looked_at = 0.0
+        self.looked_at = 0.0
+        """The time of the last look."""
         self._turn = 0
 
     def look(self, pids: Sequence[int], now: float) -> None:
         """Read what there is to read."""
-        elapsed, self._looked_at = now - self._looked_at, now
+        elapsed, self.looked_at = now - self.looked_at, now
         self._turn += 1
         chosen = pids[self._turn % len(pids)] if pids else 0
         known, self._known = self._known, {}
@@ -49,7 +54,7 @@ class ProcessFigures:
             share = None
             if spent is not None and before.cpu_seconds is not None and elapsed > 0:
                 share = max(0.0, spent - before.cpu_seconds) / elapsed
-            pss = _pss(pid) if pid == chosen or before.pss is None else before.pss
+            pss = _pss(pid) if pid == chosen or before.pss is None or elapsed > OLD else before.pss
             self._known[pid] = Figures(share, spent, pss)
 
     def of(self, pid: int) -> Figures:

@@ -4,6 +4,8 @@ Rules:
 
 * Nothing here is needed for the agent's work. Everything is bounded by the member table, the process table or the
   configuration, or by a limit of its own.
+* Reports and figures are for watchers: monitors that are connected, who asks for metrics, sinks. While there are none,
+  processes report rarely (`serfmp.bus.reports`), figures are not read, and nothing is told.
 * Topics are those of docs/monitor-bus.md. A happening of another process is told under the topic that it gave, if that
   is one of theirs.
 """
@@ -32,7 +34,13 @@ RECENT: Final = 50
 """Last happenings kept for snapshots."""
 
 TABLE_PERIOD: Final = 1.0
-"""Seconds between two tables of processes, and two messages of metrics."""
+"""Seconds between two tables of processes, and two messages of metrics, while somebody watches."""
+
+WATCH_LASTS: Final = 3.0
+"""Seconds for which the other processes take somebody for watching after they were last told."""
+
+ASKED_LASTS: Final = 90.0
+"""The same after somebody asked for the metrics: who does so once a minute gets what is a second old at most."""
 
 HANDLER_TABLE: Final = "handler.table"
 _TOLD: Final = frozenset({"probe", "suspicion", "handler", "process"})
@@ -58,10 +66,13 @@ class Watching:
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self.on_report: list[Callable[[frames.Report], None]] = []
         """Called with each report."""
+        self.always_watched = False
+        """There are sinks."""
+        self._asked_until = 0.0
         self._changed: frames.Report | None = None
         self._bus: MonitorBus | None = None
         if child.public:
-            self._bus = MonitorBus(child.loop, child.public, child.config.node, self.state)
+            self._bus = MonitorBus(child.loop, child.public, child.config.node, self.state, self._look_for_watchers)
         child.tell = self._own_report
         child.on_report = self.take_report
         child.on_processes = self._take_processes
@@ -174,11 +185,28 @@ class Watching:
     def _take_processes(self, table: frames.ProcessTable) -> None:
         self._processes = table.rows
 
+    def asked(self) -> None:
+        """Somebody asks for the metrics, and may do so again."""
+        self._asked_until = self._child.loop.clock() + ASKED_LASTS
+        self._look_for_watchers()
+
+    def _look_for_watchers(self) -> bool:
+        """Tell the other processes if somebody watches; whether somebody does."""
+        now = self._child.loop.clock()
+        connected = self._bus is not None and self._bus.connected > 0
+        if not (connected or self.always_watched or now < self._asked_until):
+            return False
+        self._child.page.watch(now + WATCH_LASTS)
+        return True
+
     def _tell_periodically(self) -> None:
         if self._bus is not None:
             for name, total in self._bus.counters.items():
                 self._child.metrics.counters[name] = total
-        self._figures.look([row[1] for row in self._processes if row[1]], self._child.loop.clock())
+        if not self._look_for_watchers():
+            # Whoever comes later wants what happens then.
+            self._changed = None
+            return
         self._tell("process.table", {"processes": self.processes()})
         changed, self._changed = self._changed, None
         if changed is not None:
@@ -196,12 +224,14 @@ class Watching:
             self._recent.append({"topic": topic, "time": at, "ltime": ltime, "body": body})
         self._bus.publish(topic, body, ltime, at)
 
-    def processes(self) -> list[dict[str, Any]]:
-        """The agent's processes, with what was seen of them. Times in seconds."""
+    def processes(self, *, figures: bool = True) -> list[dict[str, Any]]:
+        """The agent's processes, with what is seen of them. Times in seconds. Without `figures` none are read."""
         now = self._child.loop.clock()
+        if figures and now - self._figures.looked_at >= TABLE_PERIOD / 2:
+            self._figures.look([row[1] for row in self._processes if row[1]], now)
         rows = []
         for name, pid, generation, state, slot, started, restarts, last_end in self._processes:
-            figures = self._figures.of(pid)
+            known = self._figures.of(pid)
             stamped = self._child.page.read(slot).when if slot >= 0 else 0.0
             rows.append(
                 {
@@ -213,9 +243,9 @@ class Watching:
                     "heartbeat_age": max(0.0, now - stamped) if stamped else None,
                     "restarts": restarts,
                     "last_end": last_end,
-                    "cpu": figures.cpu,
-                    "cpu_seconds": figures.cpu_seconds,
-                    "pss": figures.pss,
+                    "cpu": known.cpu,
+                    "cpu_seconds": known.cpu_seconds,
+                    "pss": known.pss,
                 }
             )
         return rows

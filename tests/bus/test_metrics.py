@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serfmp.bus.metrics import BOUNDS, NAME_LIMIT, OVERFLOW, VALUES, Metrics, Sample
-from serfmp.bus.reports import HAPPENING_LIMIT, METRICS_PERIOD, Reporter
+from serfmp.bus.reports import HAPPENING_LIMIT, Reporter
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -67,13 +67,13 @@ def test_happenings_between_two_reports_are_bounded_and_the_rest_is_counted() ->
     reporter = Reporter("x")
     for number in range(HAPPENING_LIMIT + 3):
         reporter.happened("probe.acked", {"number": number})
-    report = reporter.take(METRICS_PERIOD)
+    report = reporter.take(metrics=True)
     assert report is not None
     assert (len(report.happenings), report.missed) == (HAPPENING_LIMIT, 3)
     assert report.counters == {"serfmp.watching.happenings_lost": 3}
-    assert reporter.take(METRICS_PERIOD + 0.1) is None
+    assert reporter.take(metrics=False) is None
     reporter.happened("probe.acked", {})
-    report = reporter.take(METRICS_PERIOD + 0.2)
+    report = reporter.take(metrics=False)
     assert report is not None
     assert (report.counters, report.gauges, report.missed) == ({}, {}, 0)
 
@@ -83,17 +83,17 @@ def test_what_could_not_be_told_comes_with_the_next_report_but_for_the_happening
     reporter.metrics.count("a", 2)
     reporter.metrics.sample("s", 1)
     reporter.happened("probe.acked", {})
-    first = reporter.take(METRICS_PERIOD)
+    first = reporter.take(metrics=True)
     assert first is not None
     reporter.not_told(first)
     reporter.metrics.count("a", 1)
     reporter.metrics.sample("s", 2)
-    second = reporter.take(2 * METRICS_PERIOD)
+    second = reporter.take(metrics=True)
     assert second is not None
     assert second.counters == {"a": 3, "serfmp.watching.happenings_lost": 1}
     assert (second.samples["s"][:2], second.samples["s"][6]) == ([2, 3.0], [1, 2])
     assert (second.happenings, second.missed) == ([], 1)
-    assert reporter.take(3 * METRICS_PERIOD) is None
+    assert reporter.take(metrics=True) is None
 
 
 def test_the_documentation_names_every_counter() -> None:

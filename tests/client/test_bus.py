@@ -55,6 +55,24 @@ def topics(items: list[BusMessage | Gap]) -> list[str]:
     return [item.topic for item in items if isinstance(item, BusMessage)]
 
 
+def test_who_watches_gets_the_figures_of_all_processes_often_though_nobody_watched_before(launch: Launcher) -> None:
+    one = launch.serfmp("one")
+    with BusMonitor(*addresses(one)) as monitor:
+        assert {row["name"] for row in monitor.processes} >= {"agent", "gossip", "detector", "rpc", "dispatcher"}
+        assert all(row["pss"] for row in monitor.processes)
+        names = {f"serfmp.loop.late_ms.{row['name']}" for row in monitor.processes}
+        told: list[set[str]] = []
+
+        def enough(item: BusMessage | Gap) -> bool:
+            if isinstance(item, BusMessage) and item.topic == "metric.values":
+                told.append(set(item.body["gauges"]))
+            return len(told) == 10
+
+        until(monitor, enough, "ten messages of figures")
+    # One a second: of five that nobody watches, one would be complete.
+    assert sum(names <= gauges for gauges in told) >= 5
+
+
 def test_a_table_follows_members_events_probes_handlers_and_restarts(launch: Launcher) -> None:
     one = launch.serfmp("one", handlers=["user:deploy=exit 3"], extra=["-disable-coalescing"])
     with BusMonitor(*addresses(one)) as monitor:

@@ -59,10 +59,17 @@ def test_what_the_kernel_says_is_understood_or_nothing(tmp_path: Path) -> None:
     pressure.late(1.0, 0.5)
     assert (pressure.level(1.0), pressure.waiting) == (3, None)
     if any(Path(name).exists() for name in PLACES):
-        real = Pressure()
-        real.level(1.0)
-        assert real.waiting is not None
-        assert 0 <= real.waiting <= 100
+        waiting = Pressure().look()
+        assert waiting is not None
+        assert 0 <= waiting <= 100
+
+
+def test_without_lateness_the_kernel_is_not_asked(tmp_path: Path) -> None:
+    place = tmp_path / "cpu"
+    told(place, 55.5)
+    pressure = Pressure((str(place),))
+    assert (pressure.level(1.0), pressure.waiting) == (0, None)
+    assert pressure.look() == 55.5
 
 
 def test_a_suspend_is_told_once_and_small_differences_never() -> None:
