@@ -8,7 +8,7 @@ Rules:
 * Lines from DEBUG up are sent whatever the agent's level is: monitors want them (spec agent.md 2.3). Those that only
   monitors want leave half of the socket's room to the others, and are dropped without a word beyond that.
 * Lines below WARN are sent together, never behind a later line: a message costs its sender and the supervisor more than
-  a line. Those of INFO leave at the end of the turn, others at most `TOGETHER_S` late.
+  a line. Those of INFO leave at the end of the turn unless lines have just left, all at most `TOGETHER_S` late.
 * Only the supervisor writes the log anywhere.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import socket
 import struct
 import termios
@@ -105,6 +106,8 @@ class ChildLog:
         """A call back is due."""
         self._due = False
         """What waits leaves at the end of the turn."""
+        self._sent_at = -math.inf
+        """When lines were last sent."""
 
     def set_level(self, level: str) -> None:
         """The agent has this level from now on."""
@@ -135,7 +138,7 @@ class ChildLog:
 
     def end_turn(self) -> None:
         """At the end of each turn: send what shall not wait longer."""
-        if self._due:
+        if self._due and time.monotonic() - self._sent_at >= TOGETHER_S:
             self.flush()
 
     def flush(self) -> None:
@@ -144,6 +147,7 @@ class ChildLog:
         lines, self._together, self._characters = self._together, [], 0
         if not lines:
             return
+        self._sent_at = time.monotonic()
         wanted = [line for line in lines if level_number(line[1]) >= self._threshold]
         if len(wanted) < len(lines) and self._waiting() > self._room:
             self.dropped_for_monitors += len(lines) - len(wanted)

@@ -59,6 +59,9 @@ STALL: Final = 0.25
 FENCE_POLL: Final = 0.02
 """While a fence is out, the loop wakes at least this often, in seconds, though a timer is due."""
 
+HANDLED_PACE: Final = 0.02
+"""Seconds between two messages that only tell gossip which of its frames are done with."""
+
 CONNECT_POLL: Final = 0.005
 """Seconds between two looks whether the gossip process that was heard can be reached."""
 
@@ -85,6 +88,10 @@ class Detector:
         self._transmissions: list[frames.Transmission] = []
         self._handled = 0
         self._handled_told = 0
+        self._told_at = now = self._loop.clock()
+        """When gossip was last told."""
+        self._telling = False
+        """It will be told after `HANDLED_PACE`."""
         self._gossip_generation = child.generations.get("gossip", 0)
         self._fence_token = child.generation << 40
         self._fence_sent: float | None = None
@@ -120,7 +127,6 @@ class Detector:
         self._journal = Journal(child.descriptors["journal"])
         records = self._journal.replay()
         recovered = Recovered.replay(tuple(record) for record in records) if records else None
-        now = self._loop.clock()
         self._disk = Disk(child.loop)
         self._snapshot: SnapshotWriter | None = None
         found = self._open_snapshot(read=recovered is None)
@@ -346,12 +352,27 @@ class Detector:
             for effect in done:
                 if type(effect) is not fx.Record:
                     actions[type(effect)](effect)
-        if self._transmissions or self._handled != self._handled_told:
+        if self._transmissions:
             packets, self._transmissions = self._transmissions, []
-            if self._to_gossip(frames.Transmit(self._handled, packets)):
-                self._handled_told = self._handled
+            self._transmit(packets)
+        elif self._handled != self._handled_told and not self._telling:
+            if self._loop.clock() >= self._told_at + HANDLED_PACE:
+                self._transmit([])
             else:
-                self.counters["serfmp.udp.send_full"] += len(packets)
+                self._telling = True
+                self._loop.call_later(HANDLED_PACE, self._tell_handled)
+
+    def _tell_handled(self) -> None:
+        self._telling = False
+        if self._handled != self._handled_told:
+            self._transmit([])
+
+    def _transmit(self, packets: list[frames.Transmission]) -> None:
+        """Send packets, and tell what is handled."""
+        if self._to_gossip(frames.Transmit(self._handled, packets)):
+            self._handled_told, self._told_at = self._handled, self._loop.clock()
+        else:
+            self.counters["serfmp.udp.send_full"] += len(packets)
 
     def _journal_first(self, done: list[fx.Effect]) -> None:
         records = [effect.fields for effect in done if type(effect) is fx.Record]

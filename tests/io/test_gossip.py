@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ import zmq
 from serfmp.agent.config import AgentConfig
 from serfmp.bus import frames
 from serfmp.bus.endpoints import Endpoints, make_socket
+from serfmp.io.gossip import COMPRESSED_PER_SECOND
 from serfmp.wire.crypto import Keyring
 from serfmp.wire.messages import Ack, Ping, encode
 from serfmp.wire.packet import Opened, PacketFormat, open_packet, seal_packet
@@ -336,6 +338,19 @@ def test_packets_are_sealed_and_opened_with_key_and_label_compressed_or_not(
     assert min(shares[2:]) > 1.0 > max(shares[:2]), "only the first packets of a turn are compressed"
     secret.send(frames.Transmit(0, [(host, port, True, 0, tuple(wanted)) for _ in range(5)]))
     assert len({peer.recv(2000) for _ in range(5)}) == 1, "what goes to several nodes is sealed once"
+
+
+def test_a_busy_agent_compresses_few_packets(forked: Gossip, peer: socket.socket) -> None:
+    host, port = peer.getsockname()
+    wanted = pings(40)
+    begun = time.monotonic()
+    compressed = 0
+    for number in range(2 * COMPRESSED_PER_SECOND):
+        parts = tuple(wanted[number % 20 :])
+        forked.send(frames.Transmit(0, [(host, port, False, 0, parts)]))
+        compressed += len(peer.recv(2000)) < sum(map(len, parts))
+    seconds = time.monotonic() - begun
+    assert COMPRESSED_PER_SECOND <= compressed <= COMPRESSED_PER_SECOND * (1 + seconds)
 
 
 @pytest.mark.parametrize(

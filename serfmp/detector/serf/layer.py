@@ -229,6 +229,8 @@ class Serf:
             if not self._context.quiet("unknown type"):
                 self._context.log("WARN", "serf", f"Received message of unknown type: {kind}")
             return
+        if kind == SerfType.USER_EVENT and payload in self.events.recent:
+            return
         try:
             message = decode_serf(payload)
         except RemoteError as fault:

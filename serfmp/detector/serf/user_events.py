@@ -36,6 +36,34 @@ OTHERS_AGAIN: Final = 1.0
 """Seconds: the same for events of other nodes. Ours."""
 
 
+RECENT_BYTES: Final = 256 * 1024
+"""Of messages that are known by their bytes: with what is older, twice as much is kept. Ours."""
+
+
+class RecentMessages:
+    """Messages that came before, byte for byte; the oldest are forgotten.
+
+    In a small cluster each event comes several times; a repetition is not decoded.
+    """
+
+    __slots__ = ("_bytes", "_older", "_younger")
+
+    def __init__(self) -> None:
+        self._younger: set[bytes] = set()
+        self._older: set[bytes] = set()
+        self._bytes = 0
+
+    def add(self, message: bytes) -> None:
+        """Remember a message."""
+        self._younger.add(message)
+        self._bytes += len(message)
+        if self._bytes > RECENT_BYTES:
+            self._younger, self._older, self._bytes = set(), self._younger, 0
+
+    def __contains__(self, message: bytes) -> bool:
+        return message in self._younger or message in self._older
+
+
 class _Slot:
     __slots__ = ("events", "ltime")
 
@@ -47,7 +75,18 @@ class _Slot:
 class UserEvents:
     """See the module."""
 
-    __slots__ = ("_coalescing", "_context", "_gossip", "_outbox", "_queue", "_ring", "_size", "clock", "minimum")
+    __slots__ = (
+        "_coalescing",
+        "_context",
+        "_gossip",
+        "_outbox",
+        "_queue",
+        "_ring",
+        "_size",
+        "clock",
+        "minimum",
+        "recent",
+    )
 
     def __init__(
         self,
@@ -67,6 +106,8 @@ class UserEvents:
         self._size = context.config.event_buffer
         self._ring: list[_Slot | None] = [None] * self._size
         self.clock = clock
+        self.recent = RecentMessages()
+        """Encoded events that were accepted: who gets one of them again has nothing to do."""
         self.minimum = 0
         """Events below this Lamport time are not delivered."""
 
@@ -90,6 +131,7 @@ class UserEvents:
             )
         self.clock.increment()
         self._accept(event, own=True, request=request)
+        self.recent.add(encoded)
         self._enqueue(encoded)
 
     # --- receiving ----------------------------------------------------------------------------------------------------
@@ -98,6 +140,7 @@ class UserEvents:
         """An event that came by gossip; `encoded` is the message as it came. Whether it is new."""
         new = self._accept(event, own=False, request=None)
         if new:
+            self.recent.add(encoded)
             self._enqueue(encoded)
         return new
 

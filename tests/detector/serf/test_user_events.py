@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from serfmp.detector.effects import Answer, Count, EventRequest, UserEventReceived
+from serfmp.detector.effects import Answer, Count, EventRequest, Publish, UserEventReceived
+from serfmp.detector.serf.user_events import RECENT_BYTES, RecentMessages
 from serfmp.wire.messages import User
 from serfmp.wire.serf_messages import UserEvent, encode_serf
 from serfmp.wire.serf_state import EventSlot, PushPullState, encode_push_pull_state
@@ -187,3 +190,39 @@ def test_gossip_of_the_encoded_event_carries_its_fields() -> None:
     parts: list[bytes] = []
     rig.core._swim.gossip.queues[3].draw(parts, 2, 1000)
     assert parts == [b"\x08" + encode_serf(UserEvent(1, "deploy", b"x", coalesce=True))]
+
+
+def test_what_came_before_is_known_by_its_bytes_within_a_bound() -> None:
+    recent = RecentMessages()
+    size = RECENT_BYTES // 100
+    messages = [number.to_bytes(size, "big") for number in range(1000)]
+    for message in messages:
+        assert message not in recent
+        recent.add(message)
+        assert message in recent
+    kept = [message for message in messages if message in recent]
+    assert kept == messages[-len(kept) :], "the oldest go first"
+    assert RECENT_BYTES <= sum(map(len, kept)) <= 2 * (RECENT_BYTES + size)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.booleans()), max_size=40))
+def test_a_repetition_changes_nothing_whatever_was_in_between(received: list[tuple[int, int, bool]]) -> None:
+    """Events with the same name and payload differ by Lamport time; own ones come back from others."""
+    rig = Rig(event_buffer=4)
+    rig.alive("x")
+    for step, (number, ltime, own) in enumerate(received):
+        if own:
+            assert send(rig, "e", b"%d" % number, step) == ""
+        else:
+            receive(rig, ltime, payload=b"%d" % number)
+    rig.take()
+    told = [
+        (event.ltime, event.name, event.payload)
+        for effect in rig.effects
+        if isinstance(effect, Publish) and isinstance(event := effect.event, UserEventReceived)
+    ]
+    assert len(told) == len(set(told))
+    for ltime, name, payload in told:
+        for coalesce in (False, True):
+            rig.serf(UserEvent(ltime, name, payload, coalesce))
+    assert got(rig) == []
