@@ -17,6 +17,7 @@ def show_banner(terminal: Terminal, config: AgentConfig) -> None:
         ("Node name", f"'{config.node}'"),
         ("Bind addr", f"'{join_host_port(config.bind_host, config.bind_port)}'"),
         ("RPC addr", f"'{config.rpc_address}'"),
+        *([("RPC TLS", "with client certificates" if config.rpc_tls_ca else "true")] if config.rpc_tls_cert else []),
         ("Encrypted", _shown(bool(config.keys))),
         ("Snapshot", _shown(bool(config.snapshot_path))),
         ("Profile", config.profile),

@@ -32,6 +32,16 @@ class AgentConfig:
     """What is gossiped, 4 or 16 bytes: set by the supervisor once the sockets are bound."""
     rpc_address: str = DEFAULT_RPC_ADDRESS
     rpc_auth: str = field(default="", repr=False)
+    rpc_tls_cert: str = ""
+    """Where the RPC's certificate was read from; empty: it speaks without TLS."""
+    rpc_tls_key: str = ""
+    """Where its private key was read from."""
+    rpc_tls_ca: str = ""
+    """Where the authorities of clients' certificates were read from; empty: clients need none."""
+    rpc_tls_identity: bytes = field(default=b"", repr=False)
+    """What these files held (`serfmp.agent.certificates`): certificate, chain and private key, PEM."""
+    rpc_tls_authorities: bytes = field(default=b"", repr=False)
+    """The authorities of clients, PEM."""
     encrypt_key: bytes = field(default=b"", repr=False)
     """The one key of `-encrypt`: 16, 24 or 32 bytes; empty without."""
     keyring: tuple[bytes, ...] = field(default=(), repr=False)
@@ -131,9 +141,10 @@ class AgentConfig:
         """All keys, the primary first; none means that nothing is encrypted."""
         return self.keyring or ((self.encrypt_key,) if self.encrypt_key else ())
 
-    def to_plain(self) -> dict[str, Any]:
-        """As a map that msgpack carries."""
-        return dataclasses.asdict(self)
+    def to_plain(self, role: str = "rpc") -> dict[str, Any]:
+        """As a map that msgpack carries, for a process of this role: certificates are for rpc alone."""
+        plain = dataclasses.asdict(self)
+        return plain if role == "rpc" else {**plain, "rpc_tls_identity": b"", "rpc_tls_authorities": b""}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> AgentConfig:

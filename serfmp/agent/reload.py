@@ -35,6 +35,11 @@ RELOADABLE: Final = (
     "handlers",
     "leave_on_terminate",
     "log_level",
+    "rpc_tls_authorities",
+    "rpc_tls_ca",
+    "rpc_tls_cert",
+    "rpc_tls_identity",
+    "rpc_tls_key",
     "script_grace",
     "skip_leave_on_interrupt",
 )
@@ -44,6 +49,12 @@ set while the agent ran stay."""
 _APART: Final = frozenset({*RELOADABLE, "tags", "keyring"})
 """Fields that are not compared one by one. The keys of the keyring file change over the cluster (`serfmp keys`), never
 by a reload."""
+
+_CERTIFICATES: Final = {
+    "rpc_tls_identity": "certificate of the RPC",
+    "rpc_tls_authorities": "authority of the RPC's clients",
+}
+"""Fields that hold certificates, and what they are called."""
 
 _SECRET: Final = frozenset({"encrypt_key", "rpc_auth"})
 
@@ -121,9 +132,8 @@ class Reload:
             return
         self._waiting = {process.name for process in self._processes}
         self._timer = self._loop.call_later(LIMIT, self._too_late)
-        proposal = frames.Propose(self._number, self._config.to_plain())
         for process in self._processes:
-            process.send(proposal)
+            process.send(frames.Propose(self._number, self._config.to_plain(process.role)))
 
     def on_agreed(self, process: Process, answer: frames.Agreed) -> None:
         """A process has answered."""
@@ -178,6 +188,10 @@ def _told(name: str, old: Any, new: Any) -> list[str]:
         gone, added = (before - after).elements(), (after - before).elements()
         changes = [*(f"handler removed: {title}" for title in gone), *(f"handler added: {title}" for title in added)]
         return changes or ["handlers changed"]
+    if name in _CERTIFICATES:
+        from serfmp.agent.certificates import describe
+
+        return [f"{_CERTIFICATES[name]}: {describe(old)} → {describe(new)}"]
     return [f"{name}: {_shown(old)} → {_shown(new)}"]
 
 

@@ -275,7 +275,7 @@ class Supervisor:
                 directory=directory,
                 descriptors=descriptors,
                 generations=generations,
-                config=self.config.to_plain(),
+                config=self.config.to_plain(process.role),
                 recover=recover,
                 public=str(self._runtime.public) if self._runtime is not None else "",
             )

@@ -174,6 +174,18 @@ COMMAND: Final = GoCommand(
             shown=f"rpc-addr={DEFAULT_RPC_ADDRESS}",
         ),
         flag(
+            "rpc-tls-ca",
+            "Certificates (PEM) of the authorities that sign those of the RPC's clients: others are refused. Default: "
+            "clients need none.",
+            shown="rpc-tls-ca=path",
+        ),
+        flag(
+            "rpc-tls-cert",
+            "Certificate (PEM) with which the RPC speaks TLS, and no longer without; SIGHUP reads it again.",
+            shown="rpc-tls-cert=path",
+        ),
+        flag("rpc-tls-key", "Private key (PEM) of -rpc-tls-cert.", shown="rpc-tls-key=path"),
+        flag(
             "runtime-dir",
             "Directory for the sockets between this agent's processes. Default: one below the user's runtime "
             "directory.",

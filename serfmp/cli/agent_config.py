@@ -35,7 +35,7 @@ from serfmp.events.specs import parse_handlers
 from serfmp.io.mdns import require_zeroconf
 from serfmp.io.resolver import require_dns
 from serfmp.wire.crypto import Keyring
-from serfmp.wire.host_port import join_host_port
+from serfmp.wire.host_port import TLS_SCHEME, join_host_port
 from serfmp.wire.tags import encode_tags
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ _AS_IT_STANDS: Final = {
     "replay_on_join": "replay",
     "rpc_addr": "rpc_address",
     "rpc_auth": "rpc_auth",
+    "rpc_tls_ca": "rpc_tls_ca",
+    "rpc_tls_cert": "rpc_tls_cert",
+    "rpc_tls_key": "rpc_tls_key",
     "runtime_dir": "runtime_directory",
     "script_grace": "script_grace",
     "skip_leave_on_interrupt": "skip_leave_on_interrupt",
@@ -146,6 +149,9 @@ def gather(values: dict[str, Any]) -> Settings:
         "rejoin_after_leave": values["rejoin"],
         "role": values["role"],
         "rpc_addr": values["rpc_addr"],
+        "rpc_tls_ca": values["rpc_tls_ca"],
+        "rpc_tls_cert": values["rpc_tls_cert"],
+        "rpc_tls_key": values["rpc_tls_key"],
         "runtime_dir": values["runtime_dir"],
         "snapshot_path": values["snapshot"],
         "start_join": list(values["join"]),
@@ -197,7 +203,10 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
     _check_mdns(settings)
     if get("rejoin_after_leave") and not get("snapshot_path"):
         warn("==> Warning: 'RejoinAfterLeave' enabled without snapshot file")
-    if agent_values.is_exposed(get("rpc_addr", DEFAULT.rpc_address)) and not get("rpc_auth"):
+    identity, authorities = _certificates(settings, warn)
+    # TLS alone hides what is said, from whoever may listen; it does not tell who may command.
+    closed = get("rpc_auth") or authorities
+    if agent_values.is_exposed(get("rpc_addr", DEFAULT.rpc_address)) and not closed:
         warn(
             f"==> Warning: RPC on '{get('rpc_addr')}' can be reached from other hosts, and 'rpc_auth' is not set: "
             "whoever reaches it commands this agent"
@@ -244,8 +253,33 @@ def _make_config(settings: Settings, warn: Callable[[str], None]) -> AgentConfig
         workers=agent_values.workers_count(get("workers", DEFAULT.workers)),
         broadcast_timeout=broadcast_timeout,
         resolve_name_conflicts=not get("disable_name_resolution", False),
+        rpc_tls_identity=identity,
+        rpc_tls_authorities=authorities,
         **given,
     )
+
+
+def _certificates(settings: Settings, warn: Callable[[str], None]) -> tuple[bytes, bytes]:
+    """What the files of the RPC's TLS hold; nothing without them."""
+    address = settings.get("rpc_addr", DEFAULT.rpc_address)
+    cert, key, ca = (settings.get(f"rpc_tls_{name}", "") for name in ("cert", "key", "ca"))
+    if address.startswith(TLS_SCHEME):
+        text = (
+            f"Invalid RPC address: {address}: {TLS_SCHEME} is for the commands; give an agent host:port, with "
+            "rpc_tls_cert and rpc_tls_key"
+        )
+        raise SettingError("rpc_addr", text)
+    for given, needed, path in (("cert", "key", key), ("key", "cert", cert), ("ca", "cert", cert)):
+        if settings.get(f"rpc_tls_{given}") and not path:
+            raise SettingError(f"rpc_tls_{given}", f"rpc_tls_{given} needs rpc_tls_{needed}, too: the path of a file")
+    if not cert:
+        return b"", b""
+    if address.startswith("unix:"):
+        warn(f"==> Warning: RPC on '{address}' speaks without TLS, as on every unix socket: rpc_tls_cert has no effect")
+    from serfmp.agent.certificates import read_certificates
+
+    found = read_certificates(cert, key, ca, warn)
+    return found.identity, found.authorities
 
 
 def _check_mdns(settings: Settings) -> None:

@@ -36,7 +36,41 @@ _BUILTINS: Final = frozenset(
 
 def look(settings: Mapping[str, Any]) -> list[Finding]:
     """All checks of this module; what the settings do not say is looked at with the defaults."""
-    return [clock(), files(), udp_buffer(), runtime(settings.get("runtime_dir") or ""), *handlers(settings)]
+    return [
+        clock(),
+        files(),
+        udp_buffer(),
+        runtime(settings.get("runtime_dir") or ""),
+        *certificates(settings),
+        *handlers(settings),
+    ]
+
+
+def certificates(settings: Mapping[str, Any]) -> list[Finding]:
+    """Whether the RPC's certificate can serve, and for how long; nothing without one."""
+    cert, key, ca = (settings.get(f"rpc_tls_{name}") or "" for name in ("cert", "key", "ca"))
+    if not cert:
+        return []
+    from serfmp.agent.certificates import days_left, read_certificates
+
+    tried = f"read the RPC's certificate '{cert}'"
+    hidden = [path for path in (cert, key, ca) if path and not os.access(path, os.R_OK)]
+    if hidden and (hidden[0] == cert or not Path(hidden[0]).is_absolute()):
+        advice = "run the doctor as the agent's user, in its directory"
+        return [Finding("rpc-tls", Status.SKIPPED, tried, f"'{hidden[0]}' cannot be read from here", advice)]
+    odd: list[str] = []
+    try:
+        seen = f"valid for {days_left(cert)} more days"
+        if hidden:
+            seen += f"; '{hidden[0]}' cannot be read by this user, and was not looked at"
+        else:
+            read_certificates(cert, key, ca, odd.append)
+    except UserError as error:
+        return [Finding("rpc-tls", Status.ERROR, tried, str(error), "the agent cannot be started or reloaded so")]
+    if odd:
+        advice = "; ".join(text.removeprefix("==> Warning: ") for text in odd)
+        return [Finding("rpc-tls", Status.WARNING, tried, seen, advice)]
+    return [Finding("rpc-tls", Status.OK, tried, seen)]
 
 
 def clock() -> Finding:

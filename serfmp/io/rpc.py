@@ -7,6 +7,8 @@ Rules:
   anybody, and no load of theirs reaches the detector but requests that only it can carry out.
 * An event is acknowledged to the detector once it stands in the queues of all streams that want it.
 * It owns the public monitor bus (`serfmp.io.monitor_bus`), and what there is to watch of the agent comes here.
+* With certificates, TCP clients become clients once their TLS handshake is done (`serfmp.io.rpc_handshakes`); those who
+  are connected stay when a reload changes certificates. Without, nothing of TLS is imported.
 * When the agent ends, answers that are under way still go out, as far as the time allows.
 """
 
@@ -22,6 +24,7 @@ from serfmp.bus.consumer import DetectorLink
 from serfmp.detector.effects import QueryReceived
 from serfmp.io import monitor_gate, rpc_records
 from serfmp.io.metrics_outlets import MetricsOutlets
+from serfmp.io.rpc_channel import Channel, PlainChannel
 from serfmp.io.rpc_commands import Commands
 from serfmp.io.rpc_connection import Connection
 from serfmp.io.rpc_logs import LogFeed, to_record
@@ -30,9 +33,14 @@ from serfmp.io.watching import Watching
 from serfmp.wire.host_port import join_host_port
 
 if TYPE_CHECKING:
+    import ssl
+
     from serfmp.agent.child import Child
+    from serfmp.agent.config import AgentConfig
     from serfmp.bus.frames import LogLine
     from serfmp.detector.effects import Event
+    from serfmp.io.rpc_handshakes import Handshakes
+    from serfmp.io.rpc_tls import TlsChannel
 
 CLIENT_LIMIT: Final = 1024
 """Clients at once; further ones are closed."""
@@ -78,7 +86,13 @@ class Server:
         self._watching.on_report.append(outlets.take)
         self._listener = socket.socket(fileno=child.descriptors["rpc"])
         self._listener.setblocking(False)
+        self._tls = _context(child.config)
+        """For clients that come; None: they speak without TLS."""
+        self._next_tls = self._tls
+        self._handshakes: Handshakes | None = None
         self._loop.before_wait.append(self._flush)
+        child.on_propose = self._propose
+        child.on_commit = self._commit
         child.on_stop = self._stop
 
     # --- the detector's stream ----------------------------------------------------------------------------------------
@@ -154,20 +168,27 @@ class Server:
                 return
             self._short = False
             name = _name(sock, address)
-            if len(self._clients) >= CLIENT_LIMIT:
+            under_way = 0 if self._handshakes is None else len(self._handshakes)
+            if len(self._clients) + under_way >= CLIENT_LIMIT:
                 self.refused += 1
                 self._log("WARN", f"Refused client: {name}: {CLIENT_LIMIT} clients are connected")
                 sock.close()
                 continue
-            self._log("INFO", f"Accepted client: {name}")
-            self._child.metrics.counters["agent.ipc.accept"] += 1
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._clients.add(
-                Connection(
-                    self._loop, sock, name, self._commands.execute, self._marked.add, self._clients.discard, self._log
-                )
-            )
+            if sock.family == socket.AF_UNIX or self._tls is None:
+                self._welcome(PlainChannel(sock), name)
+            else:
+                self._shake_hands().begin(sock, name, self._tls)
+
+    def _welcome(self, channel: Channel, name: str, how: str = "") -> Connection:
+        self._log("INFO", f"Accepted client: {name}{how}")
+        self._child.metrics.counters["agent.ipc.accept"] += 1
+        client = Connection(
+            self._loop, channel, name, self._commands.execute, self._marked.add, self._clients.discard, self._log
+        )
+        self._clients.add(client)
+        return client
 
     def _accept_again(self) -> None:
         if not self._stopping:
@@ -183,6 +204,33 @@ class Server:
     def _log(self, level: str, text: str) -> None:
         self._child.log(level, "agent.ipc", text)
 
+    # --- TLS ----------------------------------------------------------------------------------------------------------
+
+    def _shake_hands(self) -> Handshakes:
+        if self._handshakes is None:
+            from serfmp.io.rpc_handshakes import Handshakes
+
+            self._handshakes = Handshakes(self._loop, self._through, self._count_refusal, self._log)
+        return self._handshakes
+
+    def _through(self, channel: TlsChannel, name: str) -> None:
+        client = self._welcome(channel, name, f" ({channel.describe()})")
+        client.look()  # its first request may have come with the end of the handshake
+
+    def _count_refusal(self, kind: str) -> None:
+        self._child.metrics.counters[f"serfmp.rpc.tls_refused.{kind}"] += 1
+
+    def _propose(self, config: AgentConfig) -> str:
+        """The next certificates are made ready here, so that nothing can fail once all have agreed."""
+        try:
+            self._next_tls = self._tls if _same_certificates(config, self._child.config) else _context(config)
+        except OSError as error:
+            return f"certificates: {error}"
+        return ""
+
+    def _commit(self) -> None:
+        self._tls = self._next_tls
+
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _stop(self, grace: float) -> None:
@@ -190,6 +238,8 @@ class Server:
             return
         self._stopping = True
         self._loop.remove(self._listener)
+        if self._handshakes is not None:
+            self._handshakes.close()
         until = self._loop.clock() + grace
 
         def look() -> None:
@@ -208,6 +258,19 @@ def _name(sock: socket.socket, address: Any) -> str:
         return join_host_port(str(address[0]).removeprefix(_MAPPED), address[1])
     pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return f"unix pid={pid} uid={uid} gid={gid}"
+
+
+def _same_certificates(one: AgentConfig, other: AgentConfig) -> bool:
+    return (one.rpc_tls_identity, one.rpc_tls_authorities) == (other.rpc_tls_identity, other.rpc_tls_authorities)
+
+
+def _context(config: AgentConfig) -> ssl.SSLContext | None:
+    """Raises OSError, of which `ssl.SSLError` is a kind."""
+    if not config.rpc_tls_identity:
+        return None
+    from serfmp.agent.certificates import Certificates, server_context
+
+    return server_context(Certificates(config.rpc_tls_identity, config.rpc_tls_authorities))
 
 
 def main(child: Child) -> None:

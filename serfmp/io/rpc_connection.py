@@ -28,10 +28,10 @@ from serfmp.io.rpc_reader import MalformedError
 from serfmp.io.rpc_streams import EventStream
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from serfmp.bus.loop import Loop, Timer
+    from serfmp.io.rpc_channel import Channel
 
 PENDING_LIMIT: Final = 64
 """Requests that wait behind the one under way."""
@@ -55,6 +55,8 @@ LAST_WRITE_LIMIT: Final = 5.0
 """Seconds that a client has to take the last answers of a connection that ends."""
 
 _BUFFERS: Final = 64
+_TLS_HELLO: Final = b"\x16\x03"
+"""No request begins so: it would be a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,15 @@ class _Broken:
 class Connection:
     """See the module.
 
-    `execute(connection, request)` carries out a request and calls `done`; `mark(connection)` is told that there is
-    something to write; `closed(connection)` that it has ended; `log(level, text)` writes a line.
+    `channel` is its socket, perhaps with TLS around it. `execute(connection, request)` carries out a request and calls
+    `done`; `mark(connection)` is told that there is something to write; `closed(connection)` that it has ended;
+    `log(level, text)` writes a line.
     """
 
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket,
+        channel: Channel,
         name: str,
         execute: Callable[[Connection, Request], None],
         mark: Callable[[Connection], None],
@@ -94,7 +97,7 @@ class Connection:
         self.answerable = AnswerableQueries()
         self.open = True
         self._loop = loop
-        self._sock = sock
+        self._channel = channel
         self._execute = execute
         self._mark = mark
         self._closed = closed
@@ -110,15 +113,15 @@ class Connection:
         self._out: deque[memoryview] = deque()
         self._out_size = 0
         self._interest = READ
-        sock.setblocking(False)
-        loop.add(sock, self._handle, READ)
+        loop.add(channel, self._handle, READ)
 
     # --- for the commands ---------------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
         """Whether nothing is under way and nothing waits to be written."""
-        return not self._busy and not self._out and not any(stream.records for stream in self._all_streams())
+        waits = self._out or self._channel.unsent or any(stream.records for stream in self._all_streams())
+        return not self._busy and not waits
 
     def _all_streams(self) -> list[EventStream]:
         found = [*self.streams.values(), *self.queries.values()] if self.queries else list(self.streams.values())
@@ -175,8 +178,8 @@ class Connection:
             self.open = False
             if self._overdue is not None:
                 self._overdue.cancel()
-            self._loop.remove(self._sock)
-            self._sock.close()
+            self._loop.remove(self._channel)
+            self._channel.close()
             self._out.clear()
             self._pending.clear()
             self._unsubscribe()
@@ -190,10 +193,10 @@ class Connection:
         full = False
         while left > 0:
             self._fill()
-            if not self._out:
+            if not self._out and not self._channel.unsent:
                 break
             try:
-                sent = self._sock.sendmsg(list(islice(self._out, _BUFFERS)))
+                sent = self._channel.send(list(islice(self._out, _BUFFERS)))
             except BlockingIOError:
                 full = True
                 break
@@ -202,12 +205,18 @@ class Connection:
                 return
             self._sent(sent)
             left -= sent
-        if self._ending and not self._out:
+        waits = bool(self._out) or self._channel.unsent
+        if self._ending and not waits:
             self.close()
             return
-        self._watch(writing=bool(self._out) or full)
+        self._watch(writing=waits or full)
         if not self._busy and self._pending and self._out_size < OUT_LIMIT:
             self._loop.call_soon(self._work)
+
+    def look(self) -> None:
+        """Take what has come already, and send what is left, of which no descriptor may tell."""
+        self._mark(self)
+        self._handle(READ)
 
     # --- input --------------------------------------------------------------------------------------------------------
 
@@ -221,13 +230,15 @@ class Connection:
 
     def _read(self) -> None:
         try:
-            data = self._sock.recv(READ_SIZE)
+            data = self._channel.receive(READ_SIZE)
         except BlockingIOError:
             return
         except OSError as error:
             self._failed(error)
             return
-        if data:
+        if data.startswith(_TLS_HELLO) and not self.handshaken and not self._reader.unfinished:
+            self._broken("the client begins TLS, which this RPC does not speak (rpc_tls_cert)")
+        elif data:
             try:
                 self._reader.feed(data)
             except MalformedError as error:
@@ -241,6 +252,8 @@ class Connection:
                 self._pending.append(_Broken("failed to decode request header: unexpected EOF"))
             else:
                 self._pending.append(_Broken(""))
+        if self._channel.unsent:
+            self._mark(self)
         self._work()
 
     def _parse(self) -> bool:
@@ -334,4 +347,4 @@ class Connection:
         wanted = (READ if self._reads() else 0) | (WRITE if writing else 0)
         if wanted != self._interest:
             self._interest = wanted
-            self._loop.change(self._sock, wanted)
+            self._loop.change(self._channel, wanted)

@@ -1,4 +1,4 @@
-"""`host:port`, as everybody writes it, and `unix:///path`."""
+"""`host:port`, as everybody writes it, and `unix:///path`; clients of the RPC also take `tls://host:port`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 from serfmp.errors import UserError
 
 UNIX_SCHEME: Final = "unix://"
+TLS_SCHEME: Final = "tls://"
 
 
 def unix_path(address: str) -> str | None:

@@ -21,7 +21,17 @@ WITHOUT_DEFAULT = {
         "mdns.interface",
         "snapshot_path",
     ),
-    *("metrics_addr", "monitor_group", "statsd_addr", "statsite_addr", "syslog_socket", "tags_file"),
+    *(
+        "metrics_addr",
+        "monitor_group",
+        "rpc_tls_ca",
+        "rpc_tls_cert",
+        "rpc_tls_key",
+        "statsd_addr",
+        "statsite_addr",
+        "syslog_socket",
+        "tags_file",
+    ),
 }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import select
 import socket
+import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -21,6 +21,7 @@ from tests.harness.role import Role
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from serfmp.agent.certificates import Certificates
     from serfmp.agent.child import Child
 
 
@@ -51,7 +52,14 @@ class State:
 class RpcStage(Role):
     """See the module. Requests wait in `state.asked` until `answer`, unless `answers` are given by kind."""
 
-    def __init__(self, *members: Member, auth: str = "", host: str = "127.0.0.1", method: str = "fork") -> None:
+    def __init__(
+        self,
+        *members: Member,
+        auth: str = "",
+        host: str = "127.0.0.1",
+        method: str = "fork",
+        certificates: Certificates | None = None,
+    ) -> None:
         self.state = State({row.name: row for row in members})
         self.answers: dict[str, tuple[Any, str]] = {}
         self._listener = socket.socket()
@@ -63,7 +71,14 @@ class RpcStage(Role):
         self.feed: LineFeed | None = None
         self.detector_generation = 0
         self._clients: list[RawClient] = []
-        config = AgentConfig(node="rpc1", rpc_auth=auth, log_level="DEBUG", tags={"role": "web"})
+        config = AgentConfig(
+            node="rpc1",
+            rpc_auth=auth,
+            rpc_tls_identity=b"" if certificates is None else certificates.identity,
+            rpc_tls_authorities=b"" if certificates is None else certificates.authorities,
+            log_level="DEBUG",
+            tags={"role": "web"},
+        )
         super().__init__("rpc", config, {"rpc": self._listener.fileno()}, {"detector": 1}, method)
 
     def __enter__(self) -> Self:
@@ -140,9 +155,9 @@ class RpcStage(Role):
 
         return super().until(look, what, deadline_s)
 
-    def client(self, *, handshake: bool = True) -> RawClient:
+    def client(self, *, handshake: bool = True, tls: ssl.SSLContext | None = None) -> RawClient:
         """A new connection."""
-        made = RawClient(self)
+        made = RawClient(self, tls)
         self._clients.append(made)
         if handshake:
             made.send({"Command": "handshake", "Seq": 0}, {"Version": 1})
@@ -162,9 +177,11 @@ class RpcStage(Role):
 class RawClient:
     """A connection that sends and keeps values as they are."""
 
-    def __init__(self, stage: RpcStage) -> None:
+    def __init__(self, stage: RpcStage, tls: ssl.SSLContext | None = None) -> None:
         self._stage = stage
         self.sock = socket.create_connection(stage.address)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname=stage.address[0])
         self.sock.setblocking(False)
         self.reading = True
         self.closed = False
@@ -186,9 +203,11 @@ class RawClient:
 
     def look(self) -> None:
         """Take what has arrived."""
-        while self.reading and not self.closed and select.select([self.sock], [], [], 0)[0]:
+        while self.reading and not self.closed:
             try:
                 data = self.sock.recv(1 << 20)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return
             except OSError:
                 data = b""
             if not data:

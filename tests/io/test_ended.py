@@ -16,6 +16,7 @@ import pytest
 from serfmp.bus import frames
 from serfmp.bus.loop import Loop
 from serfmp.io.refusals import Refusals
+from serfmp.io.rpc_channel import PlainChannel
 from serfmp.io.rpc_connection import Connection
 from serfmp.io.rpc_protocol import Request
 from serfmp.io.streams import Streams, _Stream
@@ -134,7 +135,9 @@ def test_a_client_of_the_rpc_leaves_nothing() -> None:
 
     for sent in (b"", b"\xc1", msgpack.packb({"Command": "stats", "Seq": 1})):
         pair = socket.socketpair()
-        clients.add(Connection(loop, pair[0], "c", execute, flush, clients.discard, lambda _level, _text: None))
+        clients.add(
+            Connection(loop, PlainChannel(pair[0]), "c", execute, flush, clients.discard, lambda _level, _text: None)
+        )
         with contextlib.closing(pair[1]):
             pair[1].sendall(sent)
             pair[1].shutdown(socket.SHUT_WR)
