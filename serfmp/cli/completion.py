@@ -37,7 +37,10 @@ VALUES: Final = {
 }
 """Values of flags, whatever the command."""
 PATHS: Final = frozenset(
-    {"config-dir", "config-file", "keyring-file", "log-file", "runtime-dir", "snapshot", "tags-file"}
+    {
+        *("config-dir", "config-file", "keyring-file", "log-file", "rpc-tls-ca", "rpc-tls-cert", "rpc-tls-key"),
+        *("runtime-dir", "snapshot", "tags-file"),
+    }
 )
 """Flags whose value is a path."""
 WORDS: Final = {"completion": ("bash", "zsh", "fish"), "config": ("show",)}

@@ -1,4 +1,8 @@
-"""What all commands that talk to an agent share: the flags that name it, and the connection (spec agent.md 3.1)."""
+"""What all commands that talk to an agent share: the flags that name it, and the connection (spec agent.md 3.1).
+
+Rule for TLS: `-rpc-tls`, any flag of its files and name, or an address `tls://…` switches it on; `-rpc-tls=false`
+switches off what the environment has set.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,30 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.flags import DURATION, flag
-from serfmp.client import Client, ClientError, DeadlineError
+from serfmp.cli.flags import BOOLEAN, DURATION, flag
+from serfmp.client import Client, ClientError, DeadlineError, Tls
 from serfmp.client.calls import DEFAULT_ADDRESS
 from serfmp.errors import UserError
+from serfmp.wire.host_port import TLS_SCHEME
 
 if TYPE_CHECKING:
     import click
 
     from serfmp.client import Query, QueryAnswer
 
+
+TLS_FLAGS: Final = (
+    ("ca", "path", "Authorities (PEM) of the agent's certificate. Default: the system's", "SERF_RPC_TLS_CA"),
+    ("cert", "path", "Own certificate (PEM), for agents that want one", "SERF_RPC_TLS_CERT"),
+    ("key", "path", "Its private key (PEM). Default: in the same file", "SERF_RPC_TLS_KEY"),
+    (
+        "server-name",
+        "name",
+        "Name that the agent's certificate must be for. Default: the host of -rpc-addr",
+        "SERF_RPC_TLS_SERVER_NAME",
+    ),
+)
+"""Flags of TLS: name, what it takes, help, variable of the environment."""
 
 TIMEOUT_S: Final = 120.0
 """Longer than an agent of ours takes for any answer (a join: 60 s)."""
@@ -39,6 +57,17 @@ def rpc_flags() -> list[click.Option]:
             default=TIMEOUT_S,
             shown="rpc-timeout=2m",
         ),
+        flag(
+            "rpc-tls",
+            "Speak TLS with the agent, as an address tls://host:port and the flags below do; also $SERF_RPC_TLS.",
+            kind=BOOLEAN,
+            default=None,
+            env="SERF_RPC_TLS",
+        ),
+        *(
+            flag(f"rpc-tls-{name}", f"{text}; also ${env}.", env=env, shown=f"rpc-tls-{name}={value}")
+            for name, value, text, env in TLS_FLAGS
+        ),
     ]
 
 
@@ -54,11 +83,20 @@ def limit_of(values: dict[str, Any]) -> float | None:
     return limit or None
 
 
+def tls_of(values: dict[str, Any]) -> Tls | None:
+    """How TLS is spoken; None if not. Raises `CommandError` where flags contradict the address."""
+    tls = Tls(*(values[f"rpc_tls_{name.replace('-', '_')}"] for name, *_ in TLS_FLAGS))
+    wanted: bool | None = values["rpc_tls"]
+    if wanted is False and values["rpc_addr"].startswith(TLS_SCHEME):
+        raise CommandError(f"Invalid -rpc-tls: false contradicts the address '{values['rpc_addr']}'; write host:port")
+    return tls if wanted or (wanted is None and tls != Tls()) else None
+
+
 @contextlib.contextmanager
 def connected(values: dict[str, Any]) -> Iterator[Client]:
     """A connection to the agent that the flags name. Raises `CommandError`."""
     try:
-        client = Client(values["rpc_addr"], auth=values["rpc_auth"], limit_s=limit_of(values))
+        client = Client(values["rpc_addr"], auth=values["rpc_auth"], limit_s=limit_of(values), tls=tls_of(values))
     except ClientError as error:
         raise CommandError(f"Error connecting to Serf agent: {error}") from error
     with client:

@@ -32,6 +32,7 @@ from serfmp.client.records import (
     UserEvent,
 )
 from serfmp.client.sync import Client, Monitor, Query, Stream
+from serfmp.client.tls import Tls
 
 if TYPE_CHECKING:
     from serfmp.client.aio import AsyncClient, AsyncQuery, AsyncRecords
@@ -68,6 +69,7 @@ __all__ = [
     "ReloadResult",
     "Setting",
     "Stream",
+    "Tls",
     "UserEvent",
 ]
 

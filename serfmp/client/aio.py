@@ -19,7 +19,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from serfmp.client import calls
 from serfmp.client.calls import (
@@ -47,9 +47,17 @@ from serfmp.client.records import (
     to_event,
     to_log_line,
 )
+from serfmp.client.tls import Tls, wanted_tls
 from serfmp.wire.coordinate import Coordinate
+from serfmp.wire.host_port import TLS_SCHEME
+
+if TYPE_CHECKING:
+    import ssl
 
 _CHUNK: Final = 256 * 1024
+
+FAREWELL_LIMIT_S: Final = 2.0
+"""For the agent's part of ending TLS; then the connection is closed all the same."""
 
 T = TypeVar("T")
 
@@ -161,8 +169,18 @@ class AsyncQuery(AsyncRecords[QueryAnswer]):
 class AsyncClient:
     """See the module. Its methods are those of `Client`, and mean the same; errors are `ClientError`s."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, auth: str = "", limit_s: float | None = CALL_LIMIT_S) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        auth: str = "",
+        limit_s: float | None = CALL_LIMIT_S,
+        tls: Tls | ssl.SSLContext | None = None,
+    ) -> None:
         self._address = address
+        self._tls = wanted_tls(address, tls)
+        self._heard = False
+        """Something has come from the agent."""
         self._auth = auth
         self._limit_s = limit_s
         self._conversation = Conversation()
@@ -176,8 +194,7 @@ class AsyncClient:
         """Connect, shake hands and, with a token, authenticate: what `async with` does."""
         if self._writer is not None:
             raise ConnectError("a client connects once; make another one")
-        connection = await _dial(self._address)
-        reader, self._writer = await asyncio.open_connection(sock=connection)
+        reader, self._writer = await self._open()
         self._lost = None
         self._reader = asyncio.create_task(self._read(reader), name=f"serfmp client of {self._address}")
         try:
@@ -188,6 +205,26 @@ class AsyncClient:
             await self.close()
             raise
         return self
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._tls is None:
+            return await asyncio.open_connection(sock=(await _dial(self._address, None))[0])
+        from serfmp.client.tls_socket import checked_name, refused
+
+        address = self._address.removeprefix(TLS_SCHEME)
+        name = checked_name(address, self._tls)
+        connection, context = await _dial(self._address, self._tls)
+        try:
+            return await asyncio.open_connection(
+                sock=connection,
+                ssl=context,
+                server_hostname=name,
+                ssl_handshake_timeout=DIAL_LIMIT_S,
+                ssl_shutdown_timeout=FAREWELL_LIMIT_S,
+            )
+        except OSError as error:
+            connection.close()
+            raise refused(error, address, name) from None
 
     async def __aenter__(self) -> Self:
         return await self.connect()
@@ -375,22 +412,32 @@ class AsyncClient:
         try:
             async with asyncio.timeout(DIAL_LIMIT_S):
                 await self._writer.drain()
-        except (TimeoutError, OSError):
-            self._lose(ConnectionLostError("client closed"))
+        except OSError as error:  # TimeoutError is one
+            self._lose(self._end(error))
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        error: ClientError = ConnectionLostError("client closed")
+        error: ClientError
         try:
             while data := await reader.read(_CHUNK):
+                self._heard = True
                 for item in self._conversation.receive(data):
                     self._take(item)
+            error = self._end(None)
         except ProtocolError as found:
             error = found
-        except OSError:
-            pass  # told as any other end
+        except OSError as found:
+            error = self._end(found)
         self._lose(error)
         if self._writer is not None:
             self._writer.close()
+
+    def _end(self, error: OSError | None) -> ClientError:
+        """What the end of the connection is, or this error of it."""
+        if self._tls is not None:
+            from serfmp.client.tls_socket import ended
+
+            return ended(error, self._address.removeprefix(TLS_SCHEME), heard=self._heard)
+        return ConnectionLostError("client closed")
 
     def _take(self, item: Reply | Record) -> None:
         if isinstance(item, Reply):
@@ -413,18 +460,33 @@ class AsyncClient:
 S = TypeVar("S", bound=AsyncRecords[Any])
 
 
-async def _dial(address: str) -> socket.socket:
-    """Connect on a thread, as the blocking client does; a connection that nobody waits for any more is closed."""
-    running = asyncio.get_running_loop().run_in_executor(None, dial, address)
+_Dialled = tuple[socket.socket, "ssl.SSLContext | None"]
+
+
+async def _dial(address: str, tls: Tls | ssl.SSLContext | None) -> _Dialled:
+    """Read files and connect on a thread, as the blocking client does.
+
+    A connection that nobody waits for any more is closed.
+    """
+    running = asyncio.get_running_loop().run_in_executor(None, _dial_now, address, tls)
     try:
-        connection = await asyncio.shield(running)
+        connection, context = await asyncio.shield(running)
     except asyncio.CancelledError:
         running.add_done_callback(_close)
         raise
     connection.setblocking(False)
-    return connection
+    return connection, context
 
 
-def _close(dialled: asyncio.Future[socket.socket]) -> None:
+def _dial_now(address: str, tls: Tls | ssl.SSLContext | None) -> _Dialled:
+    if tls is None:
+        return dial(address), None
+    from serfmp.client.tls_socket import context_of
+
+    context = context_of(tls)
+    return dial(address), context
+
+
+def _close(dialled: asyncio.Future[_Dialled]) -> None:
     if not dialled.cancelled() and dialled.exception() is None:
-        dialled.result().close()
+        dialled.result()[0].close()

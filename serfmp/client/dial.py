@@ -1,5 +1,7 @@
 """Connecting to an agent: `host:port`, all addresses of the host one after another, or `unix:///path`.
 
+TLS, which `tls://host:port` asks for, comes on top of that (`serfmp.client.tls_socket`).
+
 The words of errors are Serf's, because scripts look for them (spec agent.md 3.1).
 """
 
@@ -12,11 +14,11 @@ from serfmp.client.address import port_number, split_host_port
 from serfmp.client.calls import DIAL_LIMIT_S
 from serfmp.client.errors import ConnectError
 from serfmp.errors import UserError
-from serfmp.wire.host_port import join_host_port, unix_path
+from serfmp.wire.host_port import TLS_SCHEME, join_host_port, unix_path
 
 
 def dial(address: str) -> socket.socket:
-    """Connect to `host:port`, trying all addresses of the host, or to `unix:///path`.
+    """Connect to `host:port`, with or without `tls://`, trying all addresses of the host, or to `unix:///path`.
 
     Raises `ConnectError` worded as Serf's.
     """
@@ -24,7 +26,7 @@ def dial(address: str) -> socket.socket:
         path = unix_path(address)
         if path is not None:
             return _dial_unix(path)
-        host, port_text = split_host_port(address)
+        host, port_text = split_host_port(address.removeprefix(TLS_SCHEME))
         port = port_number(port_text)
     except UserError as error:
         raise ConnectError(f"dial tcp: {error}") from error

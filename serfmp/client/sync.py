@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from serfmp.client import calls
 from serfmp.client.calls import (
@@ -43,7 +43,14 @@ from serfmp.client.records import (
     to_event,
     to_log_line,
 )
+from serfmp.client.tls import Tls, wanted_tls
 from serfmp.wire.coordinate import Coordinate
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from serfmp.client.tls_socket import TlsSocket
 
 _CHUNK: Final = 256 * 1024
 
@@ -166,7 +173,14 @@ class Query(_Records[QueryAnswer]):
 class Client:
     """See the module. Making one connects, shakes hands and, with a token, authenticates; errors are `ClientError`s."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, auth: str = "", limit_s: float | None = CALL_LIMIT_S) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        auth: str = "",
+        limit_s: float | None = CALL_LIMIT_S,
+        tls: Tls | ssl.SSLContext | None = None,
+    ) -> None:
         self._limit_s = limit_s
         self._conversation = Conversation()
         self._replies: dict[int, Reply] = {}
@@ -175,7 +189,7 @@ class Client:
         self.arrived = 0
         """Records that have come."""
         self._lost: ClientError | None = None
-        self._socket = dial(address)
+        self._socket: socket.socket | TlsSocket = _connect(address, wanted_tls(address, tls))
         try:
             self._do(calls.handshake())
             if auth:
@@ -353,6 +367,8 @@ class Client:
             return False
         except OSError:
             data = b""
+        except ClientError as error:  # of a connection with TLS
+            self._lose(error)
         if not data:
             self._lose(ConnectionLostError("client closed"))
         try:
@@ -409,7 +425,15 @@ class Client:
             self.arrived += 1
             self._streams[item.sequence].take(item)
 
-    def _lose(self, error: ClientError) -> None:
+    def _lose(self, error: ClientError) -> NoReturn:
         self._lost = error
         self._socket.close()
         raise error
+
+
+def _connect(address: str, tls: Tls | ssl.SSLContext | None) -> socket.socket | TlsSocket:
+    if tls is None:
+        return dial(address)
+    from serfmp.client.tls_socket import TlsSocket
+
+    return TlsSocket(address, tls)

@@ -34,6 +34,7 @@ from serfmp.client import (
     UserEvent,
 )
 from tests.harness import Agent, Launcher, eventually, needs_serf
+from tests.harness.certificates import Authority
 
 ROOT: Final = Path(__file__).parents[2]
 HANDSHAKE: Final = msgpack.packb({"Error": "", "Seq": 0})
@@ -225,11 +226,19 @@ EXAMPLES: Final = dict(
 
 def test_the_examples_of_the_documentation_run(launch: Launcher, tmp_path: Path) -> None:
     agent = launch.serfmp("a", handlers=["query:load=echo 1"])
-    assert set(EXAMPLES) == {"blocking", "records", "asyncio", "answering"}
+    assert set(EXAMPLES) == {"blocking", "records", "tls", "asyncio", "answering"}
+    authority = Authority(tmp_path / "tls")
+    files = dict(zip(("ops.pem", "ops.key"), authority.issue("ops"), strict=True)) | {"ca.pem": authority.ca}
+    cert, key = authority.issue("web1", "web1.example.com")
+    extra = [f"-rpc-tls-cert={cert}", f"-rpc-tls-key={key}", f"-rpc-tls-ca={authority.ca}"]
+    secure = launch.serfmp("web1", wait=False, extra=extra)
+    secure.wait_log("Log data will now stream in", 30)
     running = {}
     for name, text in EXAMPLES.items():
         path = tmp_path / f"example-{name}.py"
-        path.write_text(text.replace("127.0.0.1:7373", str(agent.options.rpc)))
+        for file, place in files.items():
+            text = text.replace(f"/etc/serfmp/{file}", place)  # noqa: PLW2901
+        path.write_text(text.replace("127.0.0.1:7373", str((secure if name == "tls" else agent).options.rpc)))
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         running[name] = subprocess.Popen(
             [sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, text=True
@@ -238,6 +247,7 @@ def test_the_examples_of_the_documentation_run(launch: Launcher, tmp_path: Path)
     assert {name: code for name, (_, code) in told.items()} == dict.fromkeys(EXAMPLES, 0), told
     assert told["blocking"][0] == f"a {agent.bind.host} alive {{}}\n"
     assert "deploy b'v1.2.3'\nack a b''\nresponse a b'1\\n'\n" in told["records"][0]
+    assert told["tls"][0] == "1\n"
     assert told["asyncio"][0].startswith("1 a\nUserEvent(name='deploy'")
     assert told["answering"][0] == "a b'3 days'\n"
 
