@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serfmp.agent.child import Child
+    from serfmp.bus.loop import Watched
 
 FRAMES_PER_TURN: Final = 64
 """Frames taken in one turn."""
@@ -51,6 +52,7 @@ class Dealer:
         """Frames of or for dead generations that were dropped."""
         self._waiting: deque[bytes] = deque()
         self._socket: zmq.Socket[bytes] | None = None
+        self._watched: Watched | None = None
 
     def begin(self) -> None:
         """Connect, now and whenever the supervisor tells of a new generation."""
@@ -64,7 +66,8 @@ class Dealer:
 
     def try_to_send(self, frame: object) -> None:
         """Send a frame if the socket takes it at once; it is lost otherwise."""
-        if self._socket is not None:
+        if self._socket is not None and self._watched is not None:
+            self._watched.used = True
             with suppress(zmq.Again):
                 self._socket.send(self._seal(frame), zmq.NOBLOCK)
 
@@ -82,12 +85,13 @@ class Dealer:
         self._socket = make_socket(self._child.context, zmq.DEALER, hwm=CHANNEL_HWM)
         self._socket.setsockopt(zmq.IDENTITY, self._child.name.encode())
         self._socket.connect(self._address(generation))
-        self._child.loop.add_socket(self._socket, self._receive)
+        self._watched = self._child.loop.add_socket(self._socket, self._receive, told=True)
         self._on_connect()
 
     def _flush(self) -> None:
-        if self._socket is None:
+        if self._socket is None or self._watched is None:
             return
+        self._watched.used = True
         while self._waiting:
             try:
                 self._socket.send(self._waiting[0], zmq.NOBLOCK)
@@ -98,7 +102,7 @@ class Dealer:
 
     def _receive(self) -> None:
         for _ in range(FRAMES_PER_TURN):
-            if self._socket is None:
+            if self._socket is None or self._watched is None:
                 return
             try:
                 message = self._socket.recv(zmq.NOBLOCK)
@@ -107,9 +111,10 @@ class Dealer:
             envelope, frame = frames.open_sealed(message)
             if envelope.sender != self.generation or envelope.receiver != self._child.generation:
                 self.stale += 1
-                continue
-            if isinstance(frame, frames.Together):
+            elif isinstance(frame, frames.Together):
                 for body in frame.frames:
                     self._on_frame(frames.decode(body))
             else:
                 self._on_frame(frame)
+            if not self._watched.ready():  # cheaper than to be refused a message
+                return

@@ -7,6 +7,8 @@ Rules:
 * A ZeroMQ socket's descriptor is edge-triggered: it may stay silent though a message waits. So `EVENTS` is asked again
   before every wait; while a socket has input left the loop does not sleep. Behind the wait only those are asked that
   had input then, or whose descriptors have fired since.
+* Only the use of a socket can make its descriptor miss something, and asking costs 2 µs. Whoever says of each use
+  outside its callback (`Watched.used`) may add it with `told`: it is asked only after it was used.
 * A callback for input handles a bounded amount and returns. Returning is enough: descriptors are level-triggered,
   sockets are asked again.
 * `lateness` is the time since the last look at input that was neither planned as waiting nor used for it: by how much
@@ -69,21 +71,25 @@ class Timer:
         self.callback = None
 
 
-class _Watched:
+class Watched:
     """A ZeroMQ socket and what to call when it can be read or, on request, written."""
 
-    __slots__ = ("on_readable", "on_writable", "socket")
+    __slots__ = ("_told", "on_readable", "on_writable", "socket", "used")
 
-    def __init__(self, socket: zmq.Socket[bytes], on_readable: Callable[[], None] | None) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], on_readable: Callable[[], None] | None, *, told: bool) -> None:
         self.socket = socket
         self.on_readable = on_readable
         self.on_writable: Callable[[], None] | None = None
+        self._told = told or on_readable is None
+        self.used = True
+        """It was used since it was last asked, or may have been: set it after each use outside the callback."""
 
     def ready(self) -> int:
         """The events that somebody waits for and that have happened."""
-        events = int(self.socket.getsockopt(_EVENTS))
         wanted = (_POLLIN if self.on_readable else 0) | (_POLLOUT if self.on_writable else 0)
-        return events & wanted
+        events = int(self.socket.getsockopt(_EVENTS)) & wanted
+        self.used = bool(events) or not self._told or self.on_writable is not None
+        return events
 
 
 class Loop:
@@ -109,7 +115,7 @@ class Loop:
         """Asked before each wait for a deadline that is kept elsewhere (the core's timers)."""
         self._epoll = select.epoll()
         self._descriptors: dict[int, Callable[[int], None]] = {}
-        self._watched: dict[int, _Watched] = {}
+        self._watched: dict[int, Watched] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count = 0
         self._running = False
@@ -135,15 +141,23 @@ class Loop:
 
     # --- ZeroMQ sockets -----------------------------------------------------------------------------------------------
 
-    def add_socket(self, socket: zmq.Socket[bytes], on_readable: Callable[[], None] | None) -> None:
-        """Call `on_readable()` while the socket has messages. It takes a bounded number of them, without blocking."""
+    def add_socket(
+        self, socket: zmq.Socket[bytes], on_readable: Callable[[], None] | None, *, told: bool = False
+    ) -> Watched:
+        """Call `on_readable()` while the socket has messages. It takes a bounded number of them, without blocking.
+
+        `told`: every use of the socket outside the callback is told by setting `used` of what this returns.
+        """
         number = _descriptor(socket)
-        self._watched[number] = _Watched(socket, on_readable)
+        watched = self._watched[number] = Watched(socket, on_readable, told=told)
         self._epoll.register(number, READ)
+        return watched
 
     def when_writable(self, socket: zmq.Socket[bytes], callback: Callable[[], None] | None) -> None:
         """Call `callback()` once the socket takes messages again, then forget it; None cancels."""
-        self._watched[_descriptor(socket)].on_writable = callback
+        watched = self._watched[_descriptor(socket)]
+        watched.on_writable = callback
+        watched.used = True
 
     def remove_socket(self, socket: zmq.Socket[bytes]) -> None:
         """Forget a socket; call it before closing."""
@@ -199,7 +213,7 @@ class Loop:
 
     def turn(self) -> None:
         """One turn, by the rules at the top of the module."""
-        ready = {number for number, watched in self._watched.items() if watched.ready()}
+        ready = {number for number, watched in self._watched.items() if watched.used and watched.ready()}
         planned = self._plan(busy=bool(ready or self._soon))
         found = self._epoll.poll(planned, EPOLL_BATCH)
         now = self.clock()

@@ -115,7 +115,7 @@ class Hub:
         """How often a consumer was marked broken."""
         self._socket = make_socket(child.context, zmq.ROUTER, hwm=CHANNEL_HWM)
         self._socket.bind(child.endpoints.consumers(child.generation))
-        child.loop.add_socket(self._socket, self._receive)
+        self._watched = child.loop.add_socket(self._socket, self._receive, told=True)
         self._repairing = False
         """A try to reach broken consumers is planned. While none is broken nobody is woken for it."""
         child.loop.before_wait.append(self.flush)
@@ -139,6 +139,7 @@ class Hub:
         if not consumer.live or consumer.snapshot is not None:
             return False
         message = frames.seal(frames.encode(frame), self._child.generation, consumer.generation)
+        self._watched.used = True
         try:
             self._socket.send_multipart((consumer.name.encode(), message), zmq.NOBLOCK)
         except zmq.ZMQError:
@@ -248,6 +249,7 @@ class Hub:
 
     def _send_body(self, consumer: _Consumer, body: bytes) -> bool:
         message = frames.seal(body, self._child.generation, consumer.generation)
+        self._watched.used = True
         try:
             self._socket.send_multipart((consumer.name.encode(), message), zmq.NOBLOCK)
         except zmq.ZMQError:  # full (EAGAIN) or gone (EHOSTUNREACH)
@@ -317,9 +319,10 @@ class Hub:
                 return
             envelope, frame = frames.open_sealed(message)
             consumer = self._consumers.get(identity.decode())
-            if consumer is None or envelope.receiver != self._child.generation:
-                continue
-            self._handle(consumer, envelope.sender, frame)
+            if consumer is not None and envelope.receiver == self._child.generation:
+                self._handle(consumer, envelope.sender, frame)
+            if not self._watched.ready():  # cheaper than to be refused a message
+                return
 
     def _handle(self, consumer: _Consumer, generation: int, frame: Any) -> None:
         match frame:

@@ -150,7 +150,7 @@ class Detector:
         self._hub = Hub(
             child, self._core.acknowledged, self._core.outbox, self._core.members, self._on_ask, self._core.acknowledge
         )
-        self._loop.add_socket(self._packets, self._receive)
+        self._loop.add_socket(self._packets, self._receive, told=True)
         self._loop.add_socket(self._network, None)
         self._loop.after_input = self._after_input
         self._loop.next_deadline = self._next_deadline

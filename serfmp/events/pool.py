@@ -76,7 +76,7 @@ class Pool:
         self._retrying = False
         self._socket = make_socket(child.context, zmq.ROUTER, hwm=CHANNEL_HWM)
         self._socket.bind(child.endpoints.workers)
-        child.loop.add_socket(self._socket, lambda: self._receive(FRAMES_PER_TURN))
+        self._watched = child.loop.add_socket(self._socket, lambda: self._receive(FRAMES_PER_TURN), told=True)
         child.on_generation.append(self._on_generation)
 
     def generation(self, worker: int) -> int:
@@ -103,6 +103,7 @@ class Pool:
     def _flush(self, worker: _Worker) -> None:
         if not worker.outgoing:
             return
+        self._watched.used = True
         try:
             self._socket.send_multipart((worker.name.encode(), *self._parts(worker)), zmq.NOBLOCK)
         except zmq.ZMQError:  # full (EAGAIN) or not connected (EHOSTUNREACH)
@@ -133,6 +134,7 @@ class Pool:
     def _on_generation(self, name: str, generation: int) -> None:
         index = self._index.get(name)
         if index is not None and generation > self._workers[index].generation:
+            self._watched.used = True
             self._receive(LAST_WORDS)
             self._begin(index, generation)
 
@@ -152,6 +154,8 @@ class Pool:
                 return
             for message in messages:
                 self._take(identity, message)
+            if not self._watched.ready():  # cheaper than to be refused a message
+                return
 
     def _take(self, identity: bytes, message: bytes) -> None:
         index = self._index.get(identity.decode(errors="replace"))

@@ -245,7 +245,7 @@ class Gossip:
             self._network.close()
         self._network = make_socket(self._child.context, zmq.PULL, hwm=PACKET_HWM)
         self._network.connect(self._child.endpoints.network(generation))
-        self._loop.add_socket(self._network, self._receive)
+        self._loop.add_socket(self._network, self._receive, told=True)
         self._fences.clear()
         self._feed.connect(generation)
         self._streams.repeat_unanswered()

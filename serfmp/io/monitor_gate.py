@@ -73,7 +73,7 @@ class MonitorGate:
         self._news.setsockopt(zmq.LINGER, 0)
         self._news.setsockopt(zmq.RCVHWM, 1)
         self._news.connect(place)
-        loop.add_socket(self._news, self._read)
+        loop.add_socket(self._news, self._read, told=True)
         bind()
 
     def _read(self) -> None:

@@ -110,6 +110,40 @@ def test_every_message_of_a_socket_is_taken_though_the_callback_takes_one_at_a_t
     assert seen == wanted
 
 
+def test_a_socket_whose_uses_are_told_misses_no_answer(
+    context: zmq.Context[zmq.Socket[bytes]], tmp_path: os.PathLike[str]
+) -> None:
+    """Sending takes in what the descriptor would have told: only who says so is asked again."""
+    loop = Loop()
+    address = f"ipc://{os.fspath(tmp_path)}/s"
+    one, other = make_socket(context, zmq.DEALER, hwm=100), make_socket(context, zmq.DEALER, hwm=100)
+    one.bind(address)
+    other.connect(address)
+    seen: list[bytes] = []
+
+    def answered() -> None:
+        seen.append(one.recv(zmq.NOBLOCK))
+        ask()
+
+    def ask() -> None:
+        watched.used = True
+        for _ in range(1 + len(seen) % 3):
+            try:
+                one.send(b"%d" % len(seen), zmq.NOBLOCK)
+            except zmq.Again:
+                loop.call_soon(ask)
+                return
+
+    watched = loop.add_socket(one, answered, told=True)
+    loop.add_socket(other, lambda: other.send(other.recv(zmq.NOBLOCK), zmq.NOBLOCK), told=True)
+    ask()
+    for _ in range(20_000):
+        if len(seen) >= 1500:
+            break
+        loop.turn()
+    assert len(seen) >= 1500
+
+
 def test_time_spent_working_or_frozen_shows_as_lateness() -> None:
     now = 100.0
     loop = Loop(clock=lambda: now)
