@@ -8,7 +8,7 @@ Rules:
   wrong types are refused, all of a file at once, each with its place. `null` is nothing.
 * Later sources win: a text, number or duration that is not empty or zero replaces, a boolean can only be switched on,
   lists are appended, tags are merged key by key. Flags are the last source.
-* Every value knows where it came from: of a JSON file of several lines, the line, too. Errors tell it.
+* Every value knows where it came from: of a file of several lines, the line, too. Errors tell it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+from serfmp.agent.toml_lines import toml_lines
 from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
@@ -196,18 +197,27 @@ def read_file(path: str) -> tuple[dict[str, Any], dict[str, int]]:
         raise UserError(f"Error reading '{path}': it has {len(data)} bytes, more than {LARGEST_FILE}")
     try:
         if path.endswith(".toml"):
-            return decode(_toml(data)), {}
-        content, lines = _json(data)
+            content, lines = _toml(data)
+        else:
+            content, lines = _json(data)
         return decode(content, lines), lines
     except UserError as error:
         raise UserError(f"Error decoding '{path}': {error}") from None
 
 
-def _toml(data: bytes) -> Any:
+def _toml(data: bytes) -> tuple[Any, dict[str, int]]:
     try:
-        return tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = data.decode("utf-8").replace("\r\n", "\n")
+        value = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise UserError(str(error)) from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"it is no UTF-8 (line {line})") from None
+    except RecursionError:
+        raise UserError("it is nested too deeply") from None
+    found = toml_lines(text) if "\n" in text.rstrip() else {}
+    return value, {name if name in KEYS else name.lower(): line for name, line in found.items()}
 
 
 def _json(data: bytes) -> tuple[Any, dict[str, int]]:

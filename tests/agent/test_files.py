@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serfmp.agent.files import KEYS, Settings, decode, read_file, read_sources
+from serfmp.agent.toml_lines import toml_lines
 from serfmp.errors import UserError
 
 
@@ -28,7 +30,7 @@ def test_a_directory_is_read_in_byte_order_one_level_deep(tmp_path: Path) -> Non
     settings = read_sources([str(tmp_path)])
     assert settings.values == {"node_name": "b", "start_join": ["1", "2", "3"], "tags": {"k": "2", "l": "1"}}
     assert settings.origins["node_name"].endswith("b.json")
-    assert [Path(name).name for name in settings.origins["start_join"].split(", ")] == ["C.json", "a.toml", "b.json"]
+    assert [Path(name).name for name in settings.origins["start_join"].split(", ")] == ["C.json", "a.toml:1", "b.json"]
 
 
 def test_later_ones_win_but_nothing_empty_and_no_false() -> None:
@@ -112,6 +114,107 @@ def test_what_is_wrong_is_told_with_the_file_and_the_key(tmp_path: Path, content
 )
 def test_what_serf_takes_is_taken(tmp_path: Path, content: str, values: dict[str, Any]) -> None:
     assert read_file(write(tmp_path / "c.json", content)) == (values, {})
+
+
+TOML = """# lines are counted
+node_name = "n"  # not this: label = "x"
+start_join = [
+  "a]",  # ]
+  "b",
+]
+label = '''
+[mdns]
+log_level = "no"
+'''
+Retry_Interval = "5s"
+mdns.disable_ipv4 = true
+
+[tags]
+role = "web"
+
+[mdns]
+interface = "lo"
+[[event_handlers]]
+run = "x"
+[[event_handlers]]
+run = "y"
+"""
+
+
+def test_the_lines_of_a_toml_file_are_those_of_its_statements(tmp_path: Path) -> None:
+    text = TOML.replace("mdns.disable_ipv4 = true", "protocol = 5").replace("\n", "\r\n")
+    path = tmp_path / "c.toml"
+    path.write_bytes(text.encode())
+    values, lines = read_file(str(path))
+    expected = {"node_name": 2, "start_join": 3, "label": 7, "retry_interval": 11, "protocol": 12, "tags": 14}
+    expected |= {"mdns": 17, "mdns.interface": 18, "event_handlers": 19}
+    assert {key: line for key, line in lines.items() if key in expected} == expected
+    assert values["mdns.interface"] == "lo"
+    origins = read_sources([str(path)]).origins
+    assert (origins["start_join"], origins["mdns.interface"]) == (f"{path}:3", f"{path}:18")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (
+            'a = "x"\nnode_name = 5\n',
+            (
+                "2 error(s) decoding:\n\n* 'node_name' expected type 'string', got unconvertible "
+                "type 'float64', value: '5' (line 2)\n* '' has invalid keys: a (line 1)"
+            ),
+        ),
+        (
+            "[mdns]\n\nInterface = 5\nfoo = 1\n",
+            (
+                "2 error(s) decoding:\n\n* 'mdns.interface' expected type 'string', got "
+                "unconvertible type 'float64', value: '5' (line 3)\n* '' has invalid keys: mdns.foo (line 4)"
+            ),
+        ),
+        ("\nretry_interval = '5'\n", 'time: missing unit in duration "5" (line 2)'),
+        ("\n[[event_handlers]]\nrun = 'x'\nnice = 99\n", "event_handlers[0].nice: 99 is not between 0 and 19 (line 2)"),
+        ("node_name = 'a'\nworkers =\n", "Invalid value (at line 2, column 10)"),
+        ("node_name = 'a'\nnode_name = 'b'\n", "Cannot overwrite a value (at line 2, column 16)"),
+        ("node_name = 'a'\nlabel = '\udcff'\n", "it is no UTF-8 (line 2)"),
+        (
+            "node_name = 5",
+            (
+                "1 error(s) decoding:\n\n* 'node_name' expected type 'string', got unconvertible type "
+                "'float64', value: '5'"
+            ),
+        ),
+    ],
+)
+def test_what_is_wrong_with_toml_is_told_with_its_line(tmp_path: Path, content: str, fault: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError) as caught:
+        read_file(str(path))
+    assert str(caught.value) == f"Error decoding '{path}': {fault}"
+
+
+STATEMENTS = st.sampled_from(
+    [
+        *("# a comment [x]", "", "KEY = 1", 'KEY = "]"', "KEY = [ # ]\n 1,\n\n [2], ]", 'KEY = """\nx = 1\n[y]"""'),
+        *("KEY = '''\n\"\"\"\n'''", "KEY = {a = [1, 2]}", '"KEY" = 1', "KEY = 2026-11-28"),
+    ]
+)
+
+
+@given(st.lists(STATEMENTS, max_size=12))
+def test_whatever_stands_between_the_line_of_a_key_is_where_it_begins(statements: list[str]) -> None:
+    expected, text = {}, ""
+    for number, statement in enumerate(statements):
+        if "KEY" in statement:
+            expected[f"k{number}"] = text.count("\n") + 1
+        text += statement.replace("KEY", f"k{number}") + "\n"
+    assert tomllib.loads(text).keys() == expected.keys()
+    assert {key: line for key, line in toml_lines(text).items() if "." not in key} == expected
+
+
+def test_a_list_over_thousands_of_lines_costs_no_more_than_the_limit() -> None:
+    text = "a = 1\nb = [\n" + '["x"],\n' * 50_000 + "]\nc = 1\n"
+    assert toml_lines(text) == {"a": 1}
 
 
 TWO_LINES = """{
