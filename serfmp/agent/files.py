@@ -209,6 +209,7 @@ def _toml(data: bytes) -> tuple[Any, dict[str, int]]:
     try:
         text = data.decode("utf-8").replace("\r\n", "\n")
         value = tomllib.loads(text)
+        found = toml_lines(text) if "\n" in text.rstrip() else {}
     except tomllib.TOMLDecodeError as error:
         raise UserError(str(error)) from None
     except UnicodeDecodeError as error:
@@ -216,7 +217,6 @@ def _toml(data: bytes) -> tuple[Any, dict[str, int]]:
         raise UserError(f"it is no UTF-8 (line {line})") from None
     except RecursionError:
         raise UserError("it is nested too deeply") from None
-    found = toml_lines(text) if "\n" in text.rstrip() else {}
     return value, {name if name in KEYS else name.lower(): line for name, line in found.items()}
 
 

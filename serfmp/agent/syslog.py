@@ -1,12 +1,19 @@
 """Log lines to the host's syslog (spec agent.md 2.4), without ever waiting.
 
-Rules: datagrams on a unix socket that does not block. A socket that is full, or that is gone, costs the line: it is
-counted, and the log tells it once; it tells again, with the number, when lines have got through for `CALM` seconds. A
-socket that is gone is looked for again with each line. Identity `serf`; the text is what stands behind the level.
+Rules:
+
+* A unix socket that does not block, of datagrams, or a stream where the daemon has one.
+* A socket that is full, or that is gone, costs the line: it is counted, and the log tells it once; it tells again, with
+  the number, when lines have got through for `CALM` seconds. A socket that is gone is looked for again with each line.
+* Identity `serf`; the text is what stands behind the level.
+* On a stream a line break ends the line, so those within are written `#012`, as daemons show them; a line of which a
+  part was taken is finished before the next one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import time
@@ -52,14 +59,32 @@ def find_daemon(path: str) -> str:
     Raises `UserError` in Serf's words if there is none.
     """
     for candidate in (path,) if path else SOCKETS:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect(candidate)
-            except OSError:
-                continue
+        with contextlib.suppress(OSError):
+            _connect(candidate).close()
             return candidate
     where = f" on '{path}'" if path else ""
     raise UserError(f"Syslog setup failed: Unix syslog delivery error{where}")
+
+
+def _connect(path: str) -> socket.socket:
+    """A socket that does not block, of the kind that the daemon has. Raises OSError."""
+    try:
+        return _connect_as(socket.SOCK_DGRAM, path)
+    except OSError as error:
+        if error.errno != errno.EPROTOTYPE:
+            raise
+    return _connect_as(socket.SOCK_STREAM, path)
+
+
+def _connect_as(kind: socket.SocketKind, path: str) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, kind)
+    made.setblocking(False)
+    try:
+        made.connect(path)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 class Syslog:
@@ -72,6 +97,8 @@ class Syslog:
         self._threshold = level_number(level)
         self._tell = tell
         self._socket: socket.socket | None = None
+        self._rest = b""
+        """What a stream has not taken of a line that it has begun."""
         self.dropped = 0
         """Lines that syslog did not take."""
         self._untold = 0
@@ -87,10 +114,8 @@ class Syslog:
             return
         try:
             if self._socket is None:
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._socket.setblocking(False)
-                self._socket.connect(self._path)
-            self._socket.send(self._datagram(line))
+                self._socket = _connect(self._path)
+            self._send(self._socket, line)
         except OSError as error:
             self._lost(error)
         else:
@@ -105,6 +130,18 @@ class Syslog:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+            self._rest = b""
+
+    def _send(self, sock: socket.socket, line: LogLine) -> None:
+        if sock.type == socket.SOCK_DGRAM:
+            sock.send(self._datagram(line))
+            return
+        if self._rest:
+            self._rest = self._rest[sock.send(self._rest) :]
+            if self._rest:
+                raise BlockingIOError
+        data = self._datagram(line)[:-1].replace(b"\n", b"#012") + b"\n"
+        self._rest = data[sock.send(data) :]
 
     def _lost(self, error: OSError) -> None:
         self.dropped += 1

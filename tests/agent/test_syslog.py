@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -38,6 +39,36 @@ class Daemon:
         self.path.unlink(missing_ok=True)
 
 
+class StreamDaemon(Daemon):
+    """One whose socket is a stream; the connection counts, and lines end with line breaks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(str(path))
+        self.socket.listen()
+        self.socket.setblocking(False)
+        self._clients: list[socket.socket] = []
+        self._unfinished = b""
+
+    def lines(self) -> list[str]:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._clients.append(self.socket.accept()[0])
+                self._clients[-1].setblocking(False)
+        for client in self._clients:
+            with contextlib.suppress(BlockingIOError):
+                while data := client.recv(65536):
+                    self._unfinished += data
+        *found, self._unfinished = self._unfinished.split(b"\n")
+        return [f"{line.decode()}\n" for line in found]
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        super().close()
+
+
 class Stage:
     """A sink whose loop has the test's clock."""
 
@@ -66,9 +97,9 @@ def stages() -> Iterator[Callable[..., Stage]]:
         stage.sink.close()
 
 
-@pytest.fixture
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    made = Daemon(Path(tmp_path_factory.mktemp("s")) / "log")
+@pytest.fixture(params=[Daemon, StreamDaemon])
+def daemon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    made: Daemon = request.param(Path(tmp_path_factory.mktemp("s")) / "log")
     yield made
     made.close()
 
@@ -129,12 +160,29 @@ def test_a_daemon_that_goes_is_told_once_and_found_again(daemon: Daemon, stages:
         stage.log("lost")
     assert stage.sink.dropped == 100
     assert len(stage.told) == 1
-    again = Daemon(daemon.path)
+    again = type(daemon)(daemon.path)
     stage.now += CALM
     stage.log("two")
     assert [line.rpartition(" ")[2] for line in again.lines()] == ["two\n"]
     assert stage.told[1:] == ["Syslog takes log lines again; 100 were lost"]
     again.close()
+
+
+def test_on_a_stream_a_line_is_whole_and_one(tmp_path_factory: pytest.TempPathFactory) -> None:
+    daemon = StreamDaemon(tmp_path_factory.mktemp("s") / "log")
+    stage = Stage(daemon.path)
+    large = "x" * 1_000_000
+    stage.log("a\nb")
+    stage.log(large)
+    stage.log("lost, because the one before is not yet through")
+    assert stage.sink.dropped == 1
+    lines = daemon.lines()
+    while len(lines) < 3:
+        stage.log("next")
+        lines += daemon.lines()
+    assert [line.partition("serf: ")[2] for line in lines[:3]] == ["a#012b\n", f"{large}\n", "next\n"]
+    stage.sink.close()
+    daemon.close()
 
 
 def test_an_agent_sends_its_log_there(launch: Launcher, daemon: Daemon, tmp_path: Path) -> None:
