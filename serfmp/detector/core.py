@@ -346,6 +346,11 @@ class Core:
         """Whether a timer that accuses is due at `now`: time for a fence."""
         return self._context.timers.blame_due(now)
 
+    @property
+    def may_blame(self) -> bool:
+        """Whether somebody may come to be accused: a probe is under way, or a suspicion."""
+        return self._context.timers.may_blame
+
     def stalled(self, now: float, lost: float) -> None:
         """The process was frozen for `lost` seconds until `now`: nobody is blamed for that time."""
         self._enter(now)

@@ -68,8 +68,14 @@ CONNECT_POLL: Final = 0.005
 WAITING_LIMIT: Final = 1024
 """Stream and name requests that wait for the gossip process."""
 
+WATCHFUL_WAIT: Final = 0.25
+"""Longest wait, in seconds, while somebody may come to be blamed: a freeze within a planned wait is not seen."""
+
 STATE_PERIOD: Final = 1.0
-"""Seconds between two looks at the figures for the replicas."""
+"""Seconds between two looks at the figures for the replicas, and the longest time until gossip is told what is done."""
+
+HANDLED_TOGETHER: Final = 16
+"""Frames of packets that gossip may keep though they are done: what is sent to it tells it, too. Half of its window."""
 
 SNAPSHOT_PERIOD: Final = 0.5
 """Seconds between two looks at what the snapshot's thread has to say."""
@@ -95,6 +101,9 @@ class Detector:
         self._gossip_generation = child.generations.get("gossip", 0)
         self._fence_token = child.generation << 40
         self._fence_sent: float | None = None
+        self._tells_handled = False
+        """Gossip is to be told with this turn how far its frames are done. A packet that it hands on twice does no
+        harm, so for those there is time."""
         self._gossip_heard = False
         """A frame of the present gossip process has come."""
         self._gossip_again = False
@@ -154,7 +163,7 @@ class Detector:
         self._loop.add_socket(self._network, None)
         self._loop.after_input = self._after_input
         self._loop.next_deadline = self._next_deadline
-        self._loop.call_every(STATE_PERIOD, self._tell_state)
+        self._loop.call_every(STATE_PERIOD, self._beat)
         self._host = HostWatch(child, self._core)
         self._loop.call_every(LOG_PERIOD, self._tell_bad_messages)
         child.on_generation.append(self._on_generation)
@@ -237,6 +246,8 @@ class Detector:
             present = envelope.sender == self._gossip_generation
             if present:
                 self._handled = envelope.sequence
+                if not isinstance(frame, frames.PacketBatch) or self._handled - self._handled_told >= HANDLED_TOGETHER:
+                    self._tells_handled = True
                 if not self._gossip_heard:
                     self._gossip_heard = True
                     self._find_gossip(envelope.sender)
@@ -340,7 +351,7 @@ class Detector:
         now = self._loop.clock()
         if deadline <= now and self._core.blame_due(now):
             return now + FENCE_POLL
-        return deadline
+        return min(deadline, now + WATCHFUL_WAIT) if self._core.may_blame else deadline
 
     # --- output -------------------------------------------------------------------------------------------------------
 
@@ -355,7 +366,7 @@ class Detector:
         if self._transmissions:
             packets, self._transmissions = self._transmissions, []
             self._transmit(packets)
-        elif self._handled != self._handled_told and not self._telling:
+        elif self._tells_handled and not self._telling:
             if self._loop.clock() >= self._told_at + HANDLED_PACE:
                 self._transmit([])
             else:
@@ -371,6 +382,7 @@ class Detector:
         """Send packets, and tell what is handled."""
         if self._to_gossip(frames.Transmit(self._handled, packets)):
             self._handled_told, self._told_at = self._handled, self._loop.clock()
+            self._tells_handled = False
         else:
             self.counters["serfmp.udp.send_full"] += len(packets)
 
@@ -435,6 +447,10 @@ class Detector:
     def _lifecycle_changed(self, effect: fx.LifecycleChanged) -> None:
         self._tell_state()
         self._child.send_control(frames.LifecycleNotice(effect.state.value))
+
+    def _beat(self) -> None:
+        self._tells_handled = self._handled != self._handled_told
+        self._tell_state()
 
     def _tell_state(self) -> None:
         state = frames.DetectorState(self._core.lifecycle.value, self._core.stats())

@@ -59,8 +59,10 @@ FENCE: Final = 0.0003
 """Seconds that a fence takes (below 1 ms in the process)."""
 STALL: Final = 0.25
 """Seconds of lateness from which the core is told of it, as in the process."""
-IDLE_WAIT: Final = 0.25
+IDLE_WAIT: Final = 1.0
 """Longest planned wait of the process' loop, in seconds: lateness counts from its end."""
+WATCHFUL_WAIT: Final = 0.25
+"""The same while somebody may come to be blamed."""
 INBOX_LIMIT: Final = 4096
 """Packets that the buffers of a paused host hold."""
 
@@ -195,7 +197,8 @@ class Host:
         now = self.now
         if not self.paused:
             deadline = self.core.next_deadline()
-            self._planned = min(now + IDLE_WAIT, max(now, deadline) if deadline is not None else now + IDLE_WAIT)
+            longest = now + (WATCHFUL_WAIT if self.core.may_blame else IDLE_WAIT)
+            self._planned = min(longest, max(now, deadline)) if deadline is not None else longest
         self.paused = True
         self._paused_until = max(self._paused_until, now + seconds)
         self._clock.at(self._paused_until + self.slept, self._resume)

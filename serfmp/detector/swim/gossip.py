@@ -6,7 +6,8 @@ Rules:
   Where several packets follow each other, every second one is drawn in the opposite order: no queue starves another.
 * **At once**: what is new in a queue leaves with the turn, or `prompt_delay` after the last such packets, to a few
   random nodes, one draw for all of them. The periodic gossip tick carries the repetitions, with a draw for each target:
-  each message about once to each; what does not fit one packet follows in slices, `prompt_delay` apart.
+  each message about once to each; what does not fit one packet follows in slices, `prompt_delay` apart. While nothing
+  is queued the tick rests.
 * What is urgent and the first packet of a tick to each node wait for nothing; all others wait when the budget of bytes
   is used up.
 * Own refutations and the own leave do not even wait for the delay: `urgent` sends them in the same turn.
@@ -56,6 +57,7 @@ class Gossip:
         "_repeat_timer",
         "_room",
         "_table",
+        "_ticker",
         "_turned",
         "_urgent",
         "membership",
@@ -79,7 +81,7 @@ class Gossip:
         self._held = False
         self.membership = TransmitQueue("Membership", context.profile.retransmit_mult, table.size)
         self.queues: list[TransmitQueue] = [self.membership]
-        Ticker(context.timers, context.time, context.rng, context.profile.gossip_interval, self._tick)
+        self._ticker = Ticker(context.timers, context.time, context.rng, context.profile.gossip_interval, self._tick)
 
     def add_queue(self, name: str, population: Callable[[], int], depth_limit: int) -> TransmitQueue:
         """A further queue, drawn after those that are there. `population`: nodes, for the retransmit limit."""
@@ -105,6 +107,7 @@ class Gossip:
                 finished()
             return
         dropped = queue.push(message, name, finished)
+        self._ticker.wake()
         if dropped:
             self._context.count(f"serfmp.queue.dropped.{queue.name}", dropped)
             if not self._context.quiet(f"dropped {queue.name}"):
@@ -222,6 +225,8 @@ class Gossip:
             targets = self._targets(self._context.profile.gossip_nodes)
             self._owed = queued * len(targets)
             self._repeat(targets, free=1)
+        if not any(queue.size for queue in self.queues):
+            self._ticker.rest()
 
     def _go_on(self) -> None:
         self._repeat(self._targets(self._context.profile.gossip_nodes), free=0)

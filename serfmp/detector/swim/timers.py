@@ -8,7 +8,7 @@ Rules:
 * Timers fire in the order of their deadlines; those of one deadline in the order in which they were set. A callback may
   set and cancel timers.
 * A ticker keeps its phase: however late a tick comes, the ones missed meanwhile are dropped and the next stands on the
-  old grid.
+  old grid. One that rests sets no timer until it is woken; then it goes on, on the old grid.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ class Timers:
             return blaming
         return plain if blaming is None else min(plain, blaming)
 
+    @property
+    def may_blame(self) -> bool:
+        """Whether there is a timer that blames, due or not."""
+        return _first(self._blaming) is not None
+
     def blame_due(self, now: float) -> bool:
         """Whether a timer that blames is due."""
         first = _first(self._blaming)
@@ -105,7 +110,7 @@ def _first(heap: _Heap) -> float | None:
 class Ticker:
     """Calls back every `period` seconds, with a random phase and some jitter: clusters shall not beat in step (B26)."""
 
-    __slots__ = ("_callback", "_clock", "_grid", "_jitter", "_period", "_rng", "_timers")
+    __slots__ = ("_callback", "_clock", "_grid", "_jitter", "_period", "_rng", "_timer", "_timers")
 
     def __init__(
         self,
@@ -124,16 +129,30 @@ class Ticker:
         self._jitter = jitter / 2
         self._callback = callback
         self._grid = clock() + rng.random() * period
-        self._arm()
+        self._timer: Timer | None = self._arm()
 
-    def _arm(self) -> None:
+    def rest(self) -> None:
+        """No tick comes until `wake`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def wake(self) -> None:
+        """Tick again; nothing happens to one that does not rest."""
+        if self._timer is None:
+            now = self._clock()
+            if self._grid <= now:
+                self._grid += self._period * (1 + (now - self._grid) // self._period)
+            self._timer = self._arm()
+
+    def _arm(self) -> Timer:
         offset = self._rng.uniform(-self._jitter, self._jitter) * self._period if self._jitter else 0.0
-        self._timers.at(max(self._grid + offset, self._clock()), self._tick)
+        return self._timers.at(max(self._grid + offset, self._clock()), self._tick)
 
     def _tick(self) -> None:
         self._grid += self._period
         earliest = self._clock() + self._jitter * self._period
         if self._grid <= earliest:
             self._grid += self._period * (1 + (earliest - self._grid) // self._period)
-        self._arm()
+        self._timer = self._arm()
         self._callback()

@@ -203,3 +203,21 @@ def test_gossip_reaches_the_recently_dead_but_not_who_left() -> None:
     send_event(rig, "deploy")
     rig.pass_time(1)
     assert {packet.destination for packet in event_packets(rig)} == {rig.node("n0").endpoint}
+
+
+def test_while_nothing_is_queued_the_tick_rests_and_what_is_queued_wakes_it() -> None:
+    rig = rig_with(3)
+    gossip = rig.core._swim.gossip
+    rig.pass_time(0.21)
+    assert gossip._ticker._timer is None
+    send_event(rig, "deploy")
+    assert gossip._ticker._timer is not None
+    assert gossip._ticker._timer.deadline <= rig.now + 0.2
+    sent = 0
+    while gossip._ticker._timer is not None:
+        sent += len(event_packets(rig))
+        rig.core._swim.prober.cancel()
+        rig.pass_time(0.05)
+    sent += len(event_packets(rig))
+    assert sent >= gossip.queues[-1].transmit_limit
+    assert not any(queue.size for queue in gossip.queues)

@@ -75,3 +75,32 @@ def test_jitter_keeps_the_distance_of_ticks_within_its_share() -> None:
     assert 0.9 <= min(gaps) < 0.99
     assert 1.01 < max(gaps) <= 1.1
     assert abs((ticks[-1] - ticks[0]) / 199 - 1) < 0.001
+
+
+def test_a_resting_ticker_sets_no_timer_and_goes_on_at_its_old_phase() -> None:
+    now = [0.0]
+    timers, ticks = Timers(), list[float]()
+    ticker = Ticker(timers, lambda: now[0], random.Random(1), 1.0, lambda: ticks.append(now[0]))
+    phase = timers.next_deadline()
+    assert phase is not None
+    ticker.rest()
+    ticker.rest()
+    assert timers.next_deadline() is None
+    now[0] = phase + 7.3
+    ticker.wake()
+    ticker.wake()
+    assert timers.next_deadline() == phase + 8.0
+    now[0] = phase + 8.0
+    timers.fire(now[0], now[0])
+    assert (ticks, timers.next_deadline()) == ([phase + 8.0], phase + 9.0)
+
+
+def test_it_is_known_whether_anything_may_come_to_blame() -> None:
+    timers = Timers()
+    timers.at(1, lambda: None)
+    assert not timers.may_blame
+    blaming = timers.at(9, lambda: None, blames=True)
+    assert timers.may_blame
+    assert not timers.blame_due(8)
+    blaming.cancel()
+    assert not timers.may_blame
