@@ -2,7 +2,8 @@
 
 Each figure is taken several times, in rounds that alternate between the agents; the table has the median and, in
 brackets, the smallest and the largest. How noisy the machine is says the spread of a bare interpreter's start, which
-nothing of ours changes. The load's clients share the processors with the agent that they measure.
+nothing of ours changes. The load's clients share the processors with the agent that they measure. In the last part an
+agent of each kind is in one cluster with a crowd of members, and gets minutes of traffic that is the same for both.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import psutil
 
@@ -22,6 +24,7 @@ from scripts.proofs.cluster import workplace
 from scripts.proofs.noise import compiled, load
 from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, spread
 from scripts.proofs.resources import of_process
+from scripts.proofs.traffic import Traffic
 from tests.harness import Agent, Launcher, RpcClient
 
 CROWDS = (3, 1000, 10000)
@@ -38,6 +41,14 @@ RPC_BAR = 3.0
 
 ENDLESS = 1 << 60
 
+PARTS = ("starts", "commands", "idle", "acks", "rpc", "memory")
+
+LOOKS = 5
+"""At the memory, while there is traffic: once a minute in the whole form."""
+
+SETTLE_S = 5.0
+"""After the traffic, and after a crowd was taken in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -49,14 +60,16 @@ class Options:
     rounds: int = 3
     seconds: float = 2.0
     crowds: tuple[int, ...] = CROWDS
+    traffic_s: float = 300.0
+    parts: tuple[str, ...] = PARTS
 
 
-SHORT = Options(starts=3, commands=5, idle_s=10.0, rounds=2, seconds=0.5, crowds=CROWDS[:2])
+SHORT = Options(starts=3, commands=5, idle_s=10.0, rounds=2, seconds=0.5, crowds=CROWDS[:2], traffic_s=10.0)
 
 Values = dict[str, list[float]]
 
 
-def alternate(takers: dict[str, Callable[[], float]], rounds: int) -> Values:
+def alternate(takers: Mapping[str, Callable[[], float]], rounds: int) -> Values:
     """Figures of each taker, another one first in each round."""
     found: Values = {name: [] for name in takers}
     names = list(takers)
@@ -77,11 +90,11 @@ def starting(launch: Launcher, kind: str, env: dict[str, str], used: list[float]
             with RpcClient(agent.options.rpc, deadline_s=5):
                 took = time.perf_counter() - began
                 used.append(computed(agent))
-                break
         except OSError:
             time.sleep(0.001)
-    agent.close()
-    return took
+        else:
+            agent.close()
+            return took
 
 
 def running(words: Sequence[str], env: dict[str, str], computed: list[float]) -> float:
@@ -115,11 +128,16 @@ def measure(launch: Launcher, options: Options, progress: Progress, env: dict[st
     report = Report(f"an agent beside the real one; {psutil.cpu_count()} processors; median (smallest-largest)")
     report.tell("load of the machine before", load())
     starting(launch, "serfmp", env, [])
-    _starts(launch, options, report, progress, env)
-    _commands(launch, options, report, progress, env)
-    _idle(launch, options, report, progress)
-    _acks(launch, options, report, progress)
-    _rpc(launch, options, report, progress)
+    parts: dict[str, Callable[[], None]] = {
+        "starts": lambda: _starts(launch, options, report, progress, env),
+        "commands": lambda: _commands(launch, options, report, progress, env),
+        "idle": lambda: _idle(launch, options, report, progress),
+        "acks": lambda: _acks(launch, options, report, progress),
+        "rpc": lambda: _rpc(launch, options, report, progress),
+        "memory": lambda: _memory(launch, options, report, progress),
+    }
+    for name in options.parts:
+        parts[name]()
     report.tell("load of the machine after", load())
     return report
 
@@ -127,7 +145,7 @@ def measure(launch: Launcher, options: Options, progress: Progress, env: dict[st
 def _starts(launch: Launcher, options: Options, report: Report, progress: Progress, env: dict[str, str]) -> None:
     kinds = ("serfmp", "serf")
     used: Values = {kind: [] for kind in kinds}
-    takers = {kind: (lambda kind=kind: starting(launch, kind, env, used[kind])) for kind in kinds}
+    takers = {kind: partial(starting, launch, kind, env, used[kind]) for kind in kinds}
     found = alternate(takers, options.starts)
     progress.say("starts were timed")
     ready = statistics.median(found["serfmp"])
@@ -148,7 +166,7 @@ def _commands(launch: Launcher, options: Options, report: Report, progress: Prog
     used: Values = {name: [] for name in takers}
     running(takers["serfmp"], env, [])
     found = alternate(
-        {name: (lambda name=name, words=words: running(words, env, used[name])) for name, words in takers.items()},
+        {name: partial(running, words, env, used[name]) for name, words in takers.items()},
         options.commands,
     )
     agent.close()
@@ -207,8 +225,11 @@ def _acks(launch: Launcher, options: Options, report: Report, progress: Progress
             agent.bind, agent.node, outstanding=outstanding, seconds=options.seconds, acks=ENDLESS, pid=agent.pid
         ).rate
 
-    many = alternate({kind: (lambda agent=agent: rate(agent, 64)) for kind, agent in agents.items()}, options.rounds)
-    one = alternate({kind: (lambda agent=agent: 1 / rate(agent, 1)) for kind, agent in agents.items()}, options.rounds)
+    def seconds(agent: Agent) -> float:
+        return 1 / rate(agent, 1)
+
+    many = alternate({kind: partial(rate, agent, 64) for kind, agent in agents.items()}, options.rounds)
+    one = alternate({kind: partial(seconds, agent) for kind, agent in agents.items()}, options.rounds)
     for agent in agents.values():
         agent.close()
     progress.say("acks were counted")
@@ -228,7 +249,7 @@ def _rpc(launch: Launcher, options: Options, report: Report, progress: Progress)
             rpc = agent.options.rpc
             return rpc_load.run(rpc.host, rpc.port, command, clients=clients, seconds=options.seconds).rate
 
-        return alternate({kind: (lambda agent=agent: rate(agent)) for kind, agent in agents.items()}, options.rounds)
+        return alternate({kind: partial(rate, agent) for kind, agent in agents.items()}, options.rounds)
 
     for count in options.crowds:
         for agent in agents.values():
@@ -242,7 +263,47 @@ def _rpc(launch: Launcher, options: Options, report: Report, progress: Progress)
             _told(report, f"RPC {command}, {clients} clients", rates(command, clients), bar=False)
     progress.say("stats and events were asked for")
     for kind, agent in agents.items():
-        report.tell(f"memory with {options.crowds[-1]} members (PSS), MB: {kind}", memory(agent))
+        report.tell(f"memory after all these questions (PSS), MB: {kind}", memory(agent))
+        agent.close()
+
+
+def _memory(launch: Launcher, options: Options, report: Report, progress: Progress) -> None:
+    """Both in one cluster with a crowd, so that each gets what the other sends: memory with and after traffic."""
+    count = options.crowds[-1]
+    agents: dict[str, Agent] = {}
+    for kind in ("serfmp", "serf"):
+        agents[kind] = getattr(launch, kind)(f"memory-{kind}", profile="lan", log_level="INFO")
+        crowd.fill(agents[kind], count)
+    time.sleep(SETTLE_S)
+    found: Values = {kind: [memory(agent)] for kind, agent in agents.items()}
+    progress.say(f"{count} members are known to both")
+    agents["serf"].join(agents["serfmp"])
+    with Traffic(list(agents.values()), count) as traffic:
+        traffic.start()
+        for look in range(LOOKS):
+            time.sleep(options.traffic_s / LOOKS)
+            for kind, agent in agents.items():
+                found[kind].append(memory(agent))
+            told = ", ".join(f"{kind} {values[-1]:.1f} MB" for kind, values in found.items())
+            progress.say(f"{(look + 1) * options.traffic_s / LOOKS:g} s of traffic: {told}")
+    time.sleep(SETTLE_S)
+    for kind, values in found.items():
+        what = f"memory with {count} members (PSS), MB: {kind}"
+        report.tell(what, values[0])
+        for look, value in enumerate(values[1:], 1):
+            report.tell(f"  with traffic, after {look * options.traffic_s / LOOKS:g} s", value)
+        report.tell(f"  {SETTLE_S:g} s after the traffic", memory(agents[kind]))
+        for role, pids in agents[kind].pids_by_role().items():
+            if kind == "serfmp":
+                report.tell(f"    of which {role}", sum(of_process(pid).pss for pid in pids))
+    for what, times in sorted(traffic.done.items()):
+        report.tell(f"  traffic: {what}", times)
+    others = [text for kind, text in traffic.errors if kind == "serf"]
+    report.require_none("  traffic: errors of clients, but for serf's", len(traffic.errors) - len(others))
+    report.tell("  traffic: errors of clients of serf", len(others))
+    for _, text in traffic.errors[:3]:
+        report.tell("    for example", text[:80])
+    for agent in agents.values():
         agent.close()
 
 
@@ -261,11 +322,13 @@ def main() -> int:
     arguments = parser("What an agent costs, beside the real one.")
     arguments.add_argument("--rounds", type=int, default=None, help="of acks and RPC (3; short: 2)")
     arguments.add_argument("--seconds", type=float, default=None, help="of such a round (2; short: 0.5)")
+    arguments.add_argument("--only", choices=PARTS, nargs="+", default=None, help="these parts alone")
     given = arguments.parse_args()
     end_on_terminate()
     with workplace(given.keep) as place:
         options = SHORT if given.short else Options()
         options = replace(options, rounds=given.rounds or options.rounds, seconds=given.seconds or options.seconds)
+        options = replace(options, parts=tuple(given.only or options.parts))
         report = measure(place.launch, options, Progress(), compiled(place.directory))
     return conclude(report, given.json)
 

@@ -22,13 +22,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import psutil
 
 from scripts.proofs.cluster import workplace
 from scripts.proofs.noise import bare_starts, compiled, load
 from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, spread
-from scripts.proofs.resources import computed, of_process, trees
+from scripts.proofs.resources import QUEUES, computed, of_process, trees
 from scripts.proofs.sight import Line, Members, Streams, shown
 from tests.harness import Agent, Endpoint, Launcher, NeverHeld, Sniffer, can_sniff, eventually
 
@@ -172,7 +173,7 @@ class _Round:
 
     def _idle(self) -> None:
         for agent in self._agents.values():
-            eventually(lambda agent=agent: _queued(agent) == 0, SETTLED_S, f"{agent!r} has nothing to say")
+            eventually(partial(_quiet, agent), SETTLED_S, f"{agent!r} has nothing to say")
         time.sleep(QUIET_S)
         binds = [agent.bind for agent in self._agents.values()]
         watching = (
@@ -199,15 +200,16 @@ class _Round:
                 began = time.monotonic()
                 line.send("event", {"Name": "bench", "Payload": payload, "Coalesce": False})
                 with contextlib.suppress(NeverHeld):
-                    eventually(
-                        lambda payload=payload: len(streams.arrivals(payload)) == len(names), EVENT_S, "all have it"
-                    )
+                    eventually(partial(self._reached_all, streams, payload), EVENT_S, "all have it")
             delays = sorted(at - began for at in streams.arrivals(payload).values())
             self._figures.missing += len(names) - len(delays)
             if delays:
                 self._figures.event_middle.append(statistics.median(delays))
                 self._figures.event_last.append(delays[-1])
             time.sleep(PACE_S)
+
+    def _reached_all(self, streams: Streams, payload: bytes) -> bool:
+        return len(streams.arrivals(payload)) == len(self._agents)
 
     def _kills(self, streams: Streams) -> None:
         for number in range(self._options.kills):
@@ -297,9 +299,10 @@ def _tell(report: Report, size: int, found: Mapping[str, Figures]) -> None:
                 report.tell(f"{size} agents: {what}: {kind}", count)
 
 
-def _queued(agent: Agent) -> int:
+def _quiet(agent: Agent) -> bool:
+    """Whether it has nothing to say."""
     figures = agent.client().stats()["serf"]
-    return sum(int(figures[name]) for name in ("intent_queue", "event_queue", "query_queue"))
+    return not any(int(figures[name]) for name in QUEUES)
 
 
 def main() -> int:

@@ -29,14 +29,20 @@ TRIES = 60
 WAIT_S = 1.0
 
 
+def name(number: int) -> str:
+    """The name of a member of the crowd, which are numbered from 0."""
+    return f"crowd-{number:05d}"
+
+
+def address(number: int) -> bytes:
+    """Its address, where nobody listens."""
+    return bytes((127, 200, number >> 8 & 255, number & 255))
+
+
 def fill(agent: Agent, count: int) -> None:
     """Bring the agent's member list to `count` members, all of them but its own failed."""
-    names = [f"crowd-{number:05d}" for number in range(count - 1)]
     meta = encode_tags({"role": "web", "dc": "east"})
-    rows = [
-        PushPullNode(name, bytes((127, 200, number >> 8 & 255, number & 255)), PORT, meta, 1, 0, VERSIONS)
-        for number, name in enumerate(names)
-    ]
+    rows = [PushPullNode(name(number), address(number), PORT, meta, 1, 0, VERSIONS) for number in range(count - 1)]
     with socket.create_connection((agent.bind.host, agent.bind.port), 10) as connection:
         connection.settimeout(60)
         connection.sendall(seal_stream(encode_push_pull(False, rows, b""), PLAIN, dialling=True))
@@ -51,10 +57,10 @@ def fill(agent: Agent, count: int) -> None:
             if states == {"alive": 1, "failed": count - 1}:
                 return
             alive = sorted(
-                name for name, status in agent.statuses().items() if status == "alive" and name != agent.node
+                node for node, status in agent.statuses().items() if status == "alive" and node != agent.node
             )
             for start in range(0, len(alive), IN_A_PACKET):
-                parts = [encode(Dead(1, name, agent.node)) for name in alive[start : start + IN_A_PACKET]]
+                parts = [encode(Dead(1, node, agent.node)) for node in alive[start : start + IN_A_PACKET]]
                 for packet in seal_packet(parts, checksum=False, fmt=PLAIN):
                     udp.sendto(packet, (agent.bind.host, agent.bind.port))
                 time.sleep(PACE_S)

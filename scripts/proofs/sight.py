@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import select
 import selectors
 import socket
 import threading
@@ -67,6 +68,11 @@ class Line:
             elif value["Error"]:
                 raise ConnectionError(f"{self.name} answered: {value['Error']}")
         return bodies
+
+    def drain(self) -> None:
+        """Read what has come so far, if anything. Raises as `read` does."""
+        while select.select([self.socket], [], [], 0)[0]:
+            self.read()
 
     def close(self) -> None:
         """End it."""
