@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 FRAMES_PER_TURN: Final = 16
 """Frames taken from gossip in one turn: at most 1024 packets."""
 
+TAKING_TIME: Final = 0.05
+"""Seconds after which a turn takes no further frame: 1024 packets full of deaths would take seconds, and a main loop
+that does not turn for so long counts as stuck."""
+
 MERGE_BUDGET: Final = 128
 """Entries of a push/pull merged in one turn."""
 
@@ -237,7 +241,10 @@ class Detector:
     # --- input --------------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
+        until = self._loop.clock() + TAKING_TIME
         for _ in range(FRAMES_PER_TURN):
+            if self._loop.clock() >= until:
+                return
             try:
                 message = self._packets.recv(zmq.NOBLOCK)
             except zmq.Again:
