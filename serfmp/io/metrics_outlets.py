@@ -8,7 +8,6 @@ all processes serve. Both name what is wrong.
 from __future__ import annotations
 
 import socket
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import serfmp
@@ -74,7 +73,7 @@ class MetricsOutlets:
         build = Family("serfmp_build_info", "gauge", "The version that runs.")
         build.add(1, {"version": serfmp.__version__})
         members = Family("serfmp_members", "gauge", "Members by status.")
-        counts = Counter(row.status for row in self._replica.members())
+        counts = self._replica.counts()
         for status in MemberStatus:
             if status is not MemberStatus.NONE:
                 members.add(counts[status], {"status": status.label})

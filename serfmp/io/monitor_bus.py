@@ -233,3 +233,8 @@ def pack(value: Any) -> bytes:
     """A value as it goes over the bus."""
     data: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
     return data
+
+
+def unpack(data: bytes) -> Any:
+    """The inverse of `pack`."""
+    return msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False)

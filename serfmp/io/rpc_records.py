@@ -7,12 +7,12 @@ encoded once, when its row changes; lists of members are joined from these bytes
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgpack
 
-from serfmp.detector.effects import Event, EventKind, Member, MemberEvent, QueryReceived
+from serfmp.detector.effects import Event, EventKind, Member, MemberEvent, MemberStatus, QueryReceived
 from serfmp.errors import InternalError
 
 _EVENT_MEMBERS: Final = b"\x82\xa5Event"
@@ -52,9 +52,40 @@ def member(row: Member) -> bytes:
     )
 
 
-def members(encoded: Sequence[bytes]) -> bytes:
-    """The body of `members`, from encoded members."""
-    return b"\x81" + _MEMBERS_KEY + _array(len(encoded)) + b"".join(encoded)
+def member_of(encoded: bytes) -> Member:
+    """The inverse of `member`."""
+    found = _unpack(encoded)
+    return Member(
+        found["Name"],
+        found["Addr"],
+        found["Port"],
+        found["Tags"],
+        MemberStatus[found["Status"].upper()],
+        (
+            found["ProtocolMin"],
+            found["ProtocolMax"],
+            found["ProtocolCur"],
+            found["DelegateMin"],
+            found["DelegateMax"],
+            found["DelegateCur"],
+        ),
+    )
+
+
+def tags(row: Member) -> bytes:
+    """The tags of a member as they stand at the end of what `member` gives."""
+    return pack(dict(sorted(row.tags.items())))
+
+
+def tags_of(encoded: bytes) -> dict[str, str]:
+    """The inverse of `tags`."""
+    found: dict[str, str] = _unpack(encoded)
+    return found
+
+
+def members(encoded: Iterable[bytes], count: int) -> bytes:
+    """The body of `members`, from so many encoded members."""
+    return b"".join((b"\x81", _MEMBERS_KEY, _array(count), *encoded))
 
 
 def event(happened: Event) -> bytes:
@@ -91,6 +122,10 @@ def query(happened: QueryReceived, id: int) -> bytes:
 def answer(kind: str, node: str, payload: bytes) -> bytes:
     """The record of an ack, a response or the end of a query, without its header."""
     return pack({"From": node, "Payload": payload or None, "Type": kind})
+
+
+def _unpack(encoded: bytes) -> Any:
+    return msgpack.unpackb(encoded, unicode_errors="surrogateescape")
 
 
 def _array(count: int) -> bytes:

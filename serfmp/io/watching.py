@@ -20,7 +20,7 @@ from serfmp.bus import frames, plain
 from serfmp.bus.metrics import Sample
 from serfmp.detector.effects import Event, Member, MemberEvent, QueryReceived
 from serfmp.io.metrics_store import MetricsStore, summary
-from serfmp.io.monitor_bus import MonitorBus, pack
+from serfmp.io.monitor_bus import MonitorBus, pack, unpack
 from serfmp.io.process_figures import ProcessFigures
 from serfmp.wire.address import to_text
 
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from serfmp.io.rpc_replica import Replica
 
 RECENT: Final = 50
-"""Last happenings kept for snapshots."""
+"""Last happenings kept for snapshots, at most."""
+
+RECENT_BYTES: Final = 256 * 1024
+"""Of them together, encoded: one may tell of a thousand members. The last one is kept, however long it is."""
 
 TABLE_PERIOD: Final = 1.0
 """Seconds between two tables of processes, and two messages of metrics, while somebody watches."""
@@ -49,6 +52,26 @@ _NOTEWORTHY: Final = frozenset({"member", "user", "query", "suspicion", "process
 """Families of which the last happenings are kept."""
 
 
+class Recent:
+    """The last happenings. They are kept encoded: as maps, those about a thousand members would take megabytes."""
+
+    def __init__(self) -> None:
+        self._encoded: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, happening: dict[str, Any]) -> None:
+        """One more; the oldest may have to go."""
+        encoded = pack(happening)
+        self._encoded.append(encoded)
+        self._size += len(encoded)
+        while len(self._encoded) > RECENT or (self._size > RECENT_BYTES and len(self._encoded) > 1):
+            self._size -= len(self._encoded.popleft())
+
+    def all(self) -> list[dict[str, Any]]:
+        """All that are kept, the oldest first."""
+        return [unpack(encoded) for encoded in self._encoded]
+
+
 class Watching:
     """See the module."""
 
@@ -63,7 +86,7 @@ class Watching:
         self._since: dict[str, tuple[str, float]] = {}
         self._rows: dict[str, bytes] = {}
         """Members as snapshots hold them, encoded when they change: making one of ten thousand must not take long."""
-        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self._recent = Recent()
         self.on_report: list[Callable[[frames.Report], None]] = []
         """Called with each report."""
         self.always_watched = False
@@ -221,7 +244,7 @@ class Watching:
         at = time.time() if at is None else at
         family, _, rest = topic.partition(".")
         if family in _NOTEWORTHY and rest not in {"table", "row"}:
-            self._recent.append({"topic": topic, "time": at, "ltime": ltime, "body": body})
+            self._recent.add({"topic": topic, "time": at, "ltime": ltime, "body": body})
         self._bus.publish(topic, body, ltime, at)
 
     def processes(self, *, figures: bool = True) -> list[dict[str, Any]]:
@@ -259,7 +282,7 @@ class Watching:
             "handlers": self._handlers,
             "processes": self.processes(),
             "metrics": self.metrics.to_plain(),
-            "recent": list(self._recent),
+            "recent": self._recent.all(),
         }
         return state, list(self._rows.values())
 

@@ -23,7 +23,7 @@ from serfmp.detector.serf.clock import LamportClock
 from serfmp.detector.serf.coalescing import Coalescing
 from serfmp.detector.serf.intents import RecentIntents
 from serfmp.detector.swim.context import Context
-from serfmp.detector.swim.table import NodeRecord, NodeState
+from serfmp.detector.swim.table import NodeRecord, NodeState, shared
 from serfmp.wire.address import to_text
 
 _THERE: Final = frozenset({MemberStatus.ALIVE, MemberStatus.LEAVING})
@@ -59,7 +59,8 @@ class MemberRow:
     def restored(cls, saved: SavedMember) -> MemberRow:
         """A row out of the journal."""
         row = cls(saved.name)
-        row.address, row.port, row.meta, row.versions = saved.address, saved.port, saved.meta, saved.versions
+        row.address, row.port = saved.address, shared(saved.port)
+        row.meta, row.versions = shared(saved.meta), shared(saved.versions)
         row.status, row.status_ltime, row.left_at = MemberStatus(saved.status), saved.status_ltime, saved.left_at
         row.prune = Prune(saved.prune)
         return row

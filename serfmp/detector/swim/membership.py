@@ -163,9 +163,8 @@ class Membership:
             self._gossip.broadcast(encode(message), record.name, finished)
             if was_gone and record.incarnation:
                 self._context.note(record.name, Finding.ALIVE, record.name, incarnation=message.incarnation)
-            record.versions = message.versions
             record.incarnation = message.incarnation
-            record.meta = message.meta
+            record.describe(message.meta, message.versions)
             record.move(message.address, port)
             if record.state is not NodeState.ALIVE:
                 record.state = NodeState.ALIVE

@@ -8,21 +8,37 @@ Rules (spec swim.md 1, 4.2, 4.6):
 * A random choice is uniform over the records that are acceptable, never twice the same; it may come out shorter than
   asked for.
 * Addresses are kept as the raw bytes that were gossiped and compared as such.
+* Nodes are many and much alike: equal versions, ports and metadata are kept once, as long as few others come between,
+  and the text of an address is made when it is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import lru_cache
 from random import Random
+from typing import Final, TypeVar
 
 from serfmp.detector.effects import Endpoint
 from serfmp.detector.records import SavedNode
 from serfmp.detector.swim.suspicion import Suspicion
 from serfmp.wire.address import to_text
 
+_SHARED: Final = 512
+"""Values that are looked for among equals."""
+
 _PATIENT_DRAWS = 8
 """Random draws per wanted node before a choice goes through the whole list."""
+
+
+_Value = TypeVar("_Value", bytes, int)
+
+
+@lru_cache(maxsize=_SHARED, typed=True)
+def shared(value: _Value) -> _Value:
+    """The same value, as the object that others hold already if they got it from here lately."""
+    return value
 
 
 class NodeState(IntEnum):
@@ -40,7 +56,6 @@ class NodeRecord:
     __slots__ = (
         "address",
         "changed",
-        "endpoint",
         "incarnation",
         "meta",
         "name",
@@ -53,19 +68,27 @@ class NodeRecord:
     def __init__(self, name: str, address: bytes, port: int, meta: bytes, versions: bytes) -> None:
         """A record that no message has confirmed yet: dead since ever, with incarnation 0 (spec swim.md 3.1 A5)."""
         self.name = name
-        self.meta = meta
-        self.versions = versions
+        self.describe(meta, versions)
         self.incarnation = 0
         self.state = NodeState.DEAD
         self.changed = float("-inf")
         self.suspicion: Suspicion | None = None
         self.move(address, port)
 
+    def describe(self, meta: bytes, versions: bytes) -> None:
+        """Set metadata and versions."""
+        self.meta = shared(meta)
+        self.versions = shared(versions)
+
     def move(self, address: bytes, port: int) -> None:
         """Set the address."""
         self.address = address
-        self.port = port
-        self.endpoint: Endpoint = (to_text(address), port)
+        self.port = shared(port)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it gossips."""
+        return to_text(self.address), self.port
 
     @property
     def gone(self) -> bool:

@@ -70,3 +70,17 @@ def test_reaping_drops_dead_and_left_alike_once_they_are_old() -> None:
     assert {record.name for record in table.reap_and_shuffle(5.0)} == {"n0", "n1"}
     assert {record.name for record in table} == {"n2", "n3"}
     assert table.get("n0") is None
+
+
+def test_equal_descriptions_of_different_nodes_are_kept_once() -> None:
+    first, second = (
+        NodeRecord(name, bytes((127, 0, 0, 1)), 70_000 - 3, bytes(bytearray(b"tags")), bytes(bytearray(b"123456")))
+        for name in ("a", "b")
+    )
+    assert first.meta is second.meta
+    assert first.versions is second.versions
+    assert first.port is second.port
+    second.describe(b"other", second.versions)
+    second.move(bytes((127, 0, 0, 2)), second.port)
+    assert (first.meta, second.meta) == (b"tags", b"other")
+    assert (first.endpoint, second.endpoint) == (("127.0.0.1", 69_997), ("127.0.0.2", 69_997))
