@@ -66,7 +66,7 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
             findings += cluster.look(subject, client, values["peers"])
             settings = subject.settings if subject.settings is not None else settings
     except (CommandError, ClientError) as error:
-        advice = "is an agent running, is -rpc-addr right, and does it want -rpc-auth? Only the host is looked at"
+        advice = "is an agent running, is -rpc-addr right, does it want -rpc-auth, -rpc-tls? Only the host is looked at"
         findings.append(Finding("rpc", Status.ERROR, tried, str(error), advice))
     findings += host.look(settings)
     _show(values["format"], findings)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
+import ssl
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -102,6 +107,26 @@ def test_certificates_are_described_without_their_key(good: tuple[str, str]) -> 
     assert "PRIVATE" not in repr(config)
     assert config.to_plain()["rpc_tls_identity"] == found.identity
     assert config.to_plain("worker")["rpc_tls_identity"] == b""
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
+def test_the_recipe_of_the_documentation_makes_certificates_that_serve(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+    recipes = re.findall(r"<!-- recipe: certificates -->\n```sh\n(.*?)```", text, flags=re.DOTALL)
+    subprocess.run(["sh", "-ec", *recipes], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    cert, key, ca = (str(tmp_path / name) for name in ("agent.pem", "agent.key", "ca.pem"))
+    server = server_context(read_certificates(cert, key, ca, pytest.fail))
+    client = ssl.create_default_context(cafile=ca)
+    client.load_cert_chain(cert, key)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    both = [
+        server.wrap_bio(to_server, to_client, server_side=True),
+        client.wrap_bio(to_client, to_server, server_hostname="web1.example.com"),
+    ]
+    for side in (both[1], both[0], both[1], both[0]):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    assert [side.version() for side in both] == ["TLSv1.3", "TLSv1.3"]
 
 
 def agent(*flags: str) -> int:

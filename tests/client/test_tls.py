@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from serfmp.cli.main import main
 from serfmp.client import AsyncClient, Client, ClientError, ConnectError, ConnectionLostError, Tls, UserEvent
@@ -155,6 +157,8 @@ def test_each_thing_that_is_wrong_with_the_clients_certificate_is_told(
     both_fail(rpc, tls(*stranger), "the agent does not know the authority that signed the certificate of -rpc-tls-cert")
     old = authority.issue("old", ends=timedelta(hours=-1))
     both_fail(rpc, tls(*old), "the certificate of -rpc-tls-cert has expired")
+    server = authority.issue("server", usage=ExtendedKeyUsageOID.SERVER_AUTH)
+    both_fail(rpc, tls(*server), "the certificate of -rpc-tls-cert is not one for clients")
     both_fail(rpc, tls(good[0], stranger[1]), "the key is another one's")
     both_fail(rpc, tls(good[0]), "it is no PEM, or not all of it is there")
     both_fail(rpc, tls(key=good[1]), "-rpc-tls-key without -rpc-tls-cert")
@@ -264,6 +268,17 @@ def test_a_command_without_tls_imports_nothing_of_it(launch: Launcher) -> None:
     command = [sys.executable, "-c", program, "members", f"-rpc-addr={plain.options.rpc}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout.split()[0], done.stderr.strip()) == ("a", "[]")
+
+
+def test_a_unix_socket_is_spoken_to_as_ever(launch: Launcher, authority: Authority, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="s") as directory:
+        address = f"unix://{directory}/rpc"
+        agent = start(launch, authority, extra=[f"-rpc-addr={address}"])
+        assert "rpc_tls_cert has no effect" in agent.log()
+        with Client(address, tls=Tls(ca=authority.ca)) as client:
+            assert len(client.members()) == 1
+        with Client(address) as client:
+            assert len(client.members()) == 1
 
 
 def test_doctor_speaks_it_and_looks_at_the_certificate(

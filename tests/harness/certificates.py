@@ -41,8 +41,12 @@ class Authority:
         begins: timedelta = timedelta(days=-1),
         ends: timedelta = timedelta(days=30),
         passphrase: bytes = b"",
+        usage: x509.ObjectIdentifier | None = None,
     ) -> tuple[str, str]:
-        """Paths of a certificate for these hosts, names or IP addresses, and of its private key; times from now."""
+        """Paths of a certificate for these hosts, names or IP addresses, and of its private key; times from now.
+
+        `usage`: what alone it may be used for.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = self._builder(subject, key, begins, ends)
@@ -50,6 +54,8 @@ class Authority:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
             )
+        if usage is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         hidden = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
         return (
             self._write(f"{name}.cert.pem", builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)),

@@ -188,6 +188,11 @@ def test_a_killed_process_comes_back_with_the_certificates_that_hold(
     assert serial(stage.client(tls=tls).sock) != first
 
 
+def test_a_process_that_was_executed_has_them_too(certificates: Certificates, tls: ssl.SSLContext) -> None:
+    with RpcStage(member("rpc1"), certificates=certificates, method="exec") as stage:
+        assert stage.client(tls=tls).ask("members", values=2)[0] == header(7)
+
+
 def test_a_client_must_have_a_certificate_where_authorities_are_named(
     authority: Authority, tls: ssl.SSLContext, tmp_path: Path
 ) -> None:
