@@ -405,6 +405,8 @@ class Client:
             self._socket.sendall(data)
         except OSError:
             self._lose(ConnectionLostError("client closed"))
+        except ClientError as error:  # of a connection with TLS
+            self._lose(error)
         return sequence
 
     def _wait(self, sequence: int, command: str, limit_s: float | None) -> Reply:

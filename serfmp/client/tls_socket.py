@@ -178,8 +178,11 @@ class TlsSocket:
         self._tls.settimeout(limit_s)
 
     def sendall(self, data: bytes) -> None:
-        """Send all of it. Raises OSError."""
-        self._tls.sendall(data)
+        """Send all of it. Raises `ClientError`."""
+        try:
+            self._tls.sendall(data)
+        except OSError as error:
+            raise ended(error, self._address, heard=self._heard) from None
 
     def recv(self, size: int) -> bytes:
         """What comes, and something always does. Raises `ClientError` at the end, TimeoutError, BlockingIOError."""

@@ -2,8 +2,9 @@
 
 Rules:
 
-* A handshake has `HANDSHAKE_LIMIT_S`. At most `UNDER_WAY` are under way; when another client comes the oldest gives
-  way, because an honest client needs a round trip or two.
+* A handshake has `HANDSHAKE_LIMIT_S`. At most `UNDER_WAY` are under way; when another client comes one gives way: the
+  oldest that was refused, else the oldest that has not said enough to be answered, else the oldest. An honest client
+  begins at once and needs a round trip or two.
 * The arithmetic of at most `STEPS_PER_TURN` handshakes is done in one turn of the loop; the others are left in their
   sockets until the next.
 * Who is refused is told why: by an alert of TLS, or, a client without TLS, by an answer of the RPC. Then the connection
@@ -82,10 +83,10 @@ class Handshakes:
     def begin(self, sock: socket.socket, name: str, context: ssl.SSLContext) -> None:
         """Take a client that has just connected."""
         if len(self._under_way) >= UNDER_WAY:
-            oldest = next(iter(self._under_way))
-            if not oldest.refused:
-                self.refused(oldest, "crowd", f"{UNDER_WAY} TLS handshakes are under way, and its is the oldest")
-            oldest.close()
+            idlest = min(self._under_way, key=lambda handshake: handshake.progress)  # of equal ones the oldest
+            if not idlest.refused:
+                self.refused(idlest, "crowd", f"{UNDER_WAY} TLS handshakes are under way, and it is slow")
+            idlest.close()
         self._under_way[_Handshake(self._loop, self, TlsChannel(sock, context), name)] = None
 
     def close(self) -> None:
@@ -137,6 +138,11 @@ class _Handshake:
         self._interest = READ
         self._timer: Timer = loop.call_later(HANDSHAKE_LIMIT_S, self._late)
         loop.add(channel, self._handle, READ)
+
+    @property
+    def progress(self) -> int:
+        """How far it is: refused, not answered yet, answered."""
+        return 0 if self.refused else 1 + self.channel.answered
 
     def close(self) -> None:
         """End it at once."""

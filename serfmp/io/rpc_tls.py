@@ -55,6 +55,8 @@ class TlsChannel:
         self._unsent = memoryview(b"")
         self._begun = False
         """Something has come."""
+        self.answered = False
+        """Something was sent: the client's first message was whole."""
 
     @property
     def unsent(self) -> bool:
@@ -179,6 +181,7 @@ class TlsChannel:
                 sent = self._sock.send(self._unsent)
             except BlockingIOError:
                 return
+            self.answered = True
             self._unsent = self._unsent[sent:]
 
 

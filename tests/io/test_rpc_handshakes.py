@@ -136,11 +136,7 @@ def _received(channel: TlsChannel) -> bytes:
 
 def test_who_stops_in_the_middle_is_refused_when_the_time_is_over(gate: Gate) -> None:
     stopped = gate.connect("stopped")
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = gate.client.wrap_bio(incoming, outgoing, server_hostname="agent.example")
-    with pytest.raises(ssl.SSLWantReadError):
-        tls.do_handshake()
-    stopped.sendall(outgoing.read()[:-1])
+    stopped.sendall(hello(gate)[:-1])
     gate.pass_time(HANDSHAKE_LIMIT_S - 0.1)
     assert len(gate.handshakes) == 1
     gate.pass_time(0.2)
@@ -149,25 +145,32 @@ def test_who_stops_in_the_middle_is_refused_when_the_time_is_over(gate: Gate) ->
     assert stopped.recv(1) == b""
 
 
-def test_the_oldest_gives_way_when_too_many_are_under_way(gate: Gate) -> None:
-    first = gate.connect("first")
-    for number in range(UNDER_WAY):
+def test_who_has_said_nothing_gives_way_first_when_too_many_are_under_way(gate: Gate) -> None:
+    honest = gate.connect("honest")
+    honest.sendall(hello(gate))
+    gate.until(lambda: _peek(honest), "it was answered")
+    silent = gate.connect("silent")
+    for number in range(UNDER_WAY - 1):
         gate.connect(f"n{number}")
     assert (len(gate.handshakes), gate.counted) == (UNDER_WAY, {"crowd": 1})
-    assert first.recv(1) == b""
-    assert "Refused client: first: 128 TLS handshakes are under way" in gate.log[0]
+    assert silent.recv(1) == b""
+    assert gate.log == ["WARN Refused client: silent: 128 TLS handshakes are under way, and it is slow"]
+
+
+def hello(gate: Gate) -> bytes:
+    """The first message of a client."""
+    outgoing = ssl.MemoryBIO()
+    tls = gate.client.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="agent.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
 
 
 def test_one_turn_does_the_arithmetic_of_a_few_only(gate: Gate) -> None:
     hellos = []
     for number in range(3 * STEPS_PER_TURN):
-        outgoing = ssl.MemoryBIO()
-        tls = gate.client.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="agent.example")
-        with pytest.raises(ssl.SSLWantReadError):
-            tls.do_handshake()
         sock = gate.connect(f"n{number}")
-        sock.sendall(outgoing.read())
-        sock.setblocking(False)
+        sock.sendall(hello(gate))
         hellos.append(sock)
 
     def answered() -> int:
@@ -180,7 +183,7 @@ def test_one_turn_does_the_arithmetic_of_a_few_only(gate: Gate) -> None:
 
 def _peek(sock: socket.socket) -> bytes:
     try:
-        return sock.recv(1, socket.MSG_PEEK)
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return b""
 
