@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from serfmp.bus.loop import Timer
     from serfmp.detector.effects import Event, Request
 
-ACKNOWLEDGE_PERIOD: Final = 0.02
+ACKNOWLEDGE_PERIOD: Final = 0.1
 """Seconds between two acknowledgements of events, as long as few are waiting for one."""
 
 ACKNOWLEDGE_EVENTS: Final = 256

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,8 +52,9 @@ MESSAGES_PER_TURN: Final = 64
 TOGETHER_BYTES: Final = 256 * 1024
 """Frames of a turn that are larger together leave in several messages."""
 
-PACE: Final = 0.005
-"""Seconds between two messages to a consumer that runs handlers."""
+PACES: Final = {"rpc": 0.01, "dispatcher": 0.02}
+"""Seconds between two messages that bring a consumer nothing but events: a message costs both sides more than an event.
+The first one after a pause of so long leaves at once."""
 
 REPAIR_PERIOD: Final = 0.05
 """Seconds between two tries to reach a broken consumer."""
@@ -79,7 +81,9 @@ class _Consumer:
     rows: list[object] = field(default_factory=list)
     """What leaves at the end of the turn, before the events."""
     next_at: float = 0.0
-    """Before that nothing is sent to one without members: it can wait, and a message costs more than an event."""
+    """Before that no message leaves that holds nothing but events."""
+    later: Timer | None = None
+    """Wakes the hub then."""
     replies: list[object] = field(default_factory=list)
     """The same, behind the events: answers, and news of queries."""
 
@@ -110,7 +114,6 @@ class Hub:
         self._state: frames.DetectorState | None = None
         """The latest figures: every consumer with the member table gets them after it."""
         self._pumping = False
-        self._later: Timer | None = None
         self.breaks = 0
         """How often a consumer was marked broken."""
         self._socket = make_socket(child.context, zmq.ROUTER, hwm=CHANNEL_HWM)
@@ -177,18 +180,19 @@ class Hub:
         now = self._child.loop.clock()
         for consumer in self._consumers.values():
             if consumer.live and consumer.snapshot is None and (pumping or consumer.rows or consumer.replies):
-                if not consumer.members and now < consumer.next_at:
-                    if self._later is None:
-                        self._later = self._child.loop.call_at(consumer.next_at, self._pump_again)
+                if now < consumer.next_at and not (consumer.rows or consumer.replies):
+                    if consumer.later is None:
+                        consumer.later = self._child.loop.call_at(consumer.next_at, partial(self._pump_again, consumer))
                     continue
-                consumer.next_at = now + PACE
                 events = list(self._events(consumer))
                 rows, consumer.rows = consumer.rows, []
                 replies, consumer.replies = consumer.replies, []
-                self._send_together(consumer, [*rows, *events, *replies])
+                if rows or events or replies:
+                    consumer.next_at = now + PACES[consumer.name]
+                    self._send_together(consumer, [*rows, *events, *replies])
 
-    def _pump_again(self) -> None:
-        self._later = None
+    def _pump_again(self, consumer: _Consumer) -> None:
+        consumer.later = None
         self.pump()
 
     def _events(self, consumer: _Consumer) -> Iterator[frames.Events]:
