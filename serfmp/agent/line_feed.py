@@ -5,7 +5,8 @@ Rules:
 * The supervisor never waits for the reader: what the socket does not take waits here, `WAITING_LINES` at most; beyond
   that the oldest go. They are counted, and the reader sees the gap in the numbers.
 * It is a SEQPACKET socketpair of its own: a flood of lines delays no control frame, and a reader that is behind costs
-  the kernel's buffer and no more. The lines of a turn leave together at its end.
+  the kernel's buffer and no more. Lines leave together, the first ones after a pause of `PACE` at the end of the turn,
+  others as soon as that has passed or they are `TOGETHER`: a message costs the reader more than a line.
 * Both ends stay with the supervisor, so that a restarted reader finds its end. A new rpc process first gets the hub's
   ring, a new logger goes on where the one before it stopped.
 * With a level, lines below it are left out, and the others have numbers of their own.
@@ -33,6 +34,9 @@ WAITING_LINES: Final = 1024
 FEED_BUFFER: Final = 256 * 1024
 """Bytes of lines that wait in the kernel."""
 
+PACE: Final = 0.05
+"""Seconds for which lines wait for others while many come."""
+
 
 class LineFeed:
     """See the module. `reader` is what the child inherits."""
@@ -47,10 +51,14 @@ class LineFeed:
         self._waiting: deque[frames.LogLine] = deque()
         self._blocked = False
         """The socket has no room: what waits goes on when it has."""
+        self._next_at = 0.0
+        """Before that few lines do not leave."""
+        self._timed = False
+        """The loop wakes then."""
         self.dropped = 0
         """Lines lost because the reader was not fast enough."""
         loop.add(self._writer, lambda _events: self._go_on(), 0)
-        loop.before_wait.append(self._flush)
+        loop.before_wait.append(self._end_turn)
 
     def set_level(self, level: str) -> None:
         """From now on only lines of this level and above."""
@@ -82,7 +90,7 @@ class LineFeed:
 
     def close(self) -> None:
         """Forget it."""
-        self._loop.before_wait.remove(self._flush)
+        self._loop.before_wait.remove(self._end_turn)
         self._loop.remove(self._writer)
         self._writer.close()
         self.reader.close()
@@ -94,7 +102,20 @@ class LineFeed:
             self._loop.change(self._writer, 0)
         self._flush()
 
+    def _end_turn(self) -> None:
+        if not self._waiting or self._timed:
+            return
+        if self._loop.clock() >= self._next_at:
+            self._flush()
+        else:
+            self._timed = True
+            self._loop.call_at(self._next_at, self._wake)
+
+    def _wake(self) -> None:
+        self._timed = False
+
     def _flush(self) -> None:
+        self._next_at = self._loop.clock() + PACE
         while self._waiting and not self._blocked:
             lines = self._take_some()
             try:
