@@ -8,7 +8,8 @@ Rules:
 * Every address that is found is joined once, one after another, through the supervisor; one that could not be joined is
   tried again every `RETRY`, as long as it is announced. The own address is not joined.
 * At most `KNOWN` addresses are remembered; further ones are ignored and counted.
-* Who cannot speak mDNS at the start ends the agent; later troubles are logged.
+* Who cannot speak mDNS at the start ends the agent. Later troubles, those of a process that was started again among
+  them, are logged, and it is tried again every `RETRY`: a host may be without a network for a while.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ TTL: Final = 120
 """Seconds for which others may remember us."""
 
 RETRY: Final = 60.0
-"""Seconds between two tries to join an address."""
+"""Seconds between two tries to join an address, or to speak mDNS at all."""
 
 KNOWN: Final = 1024
 """Addresses that are remembered."""
@@ -165,17 +166,27 @@ class Discovery:
         self._joining = ""
         self.ignored = 0
         """Addresses beyond what is remembered."""
-        self._serves = False
+        self._serves = child.generation > 1
+        """Whether troubles are no reason to end the agent."""
+        self._stopping = False
         child.on_joined = self._joined
         child.on_stop = self._stop
         self._loop.call_every(RETRY, self._again)
-        self._announcer = Announcer(
-            config,
+        self._announcer = self._announce()
+
+    def _announce(self) -> Announcer:
+        announcer = Announcer(
+            self._child.config,
             lambda: self._put("announced", ""),
             lambda address: self._put("found", address),
             lambda reason: self._put("failed", reason),
         )
-        self._announcer.thread.start()
+        announcer.thread.start()
+        return announcer
+
+    def _announce_again(self) -> None:
+        if not self._stopping:
+            self._announcer = self._announce()
 
     def _put(self, kind: str, text: str) -> None:
         self._events.put((kind, text))
@@ -196,6 +207,8 @@ class Discovery:
                     self._find(text)
                 case _ if self._serves:
                     self._child.log("ERR", "agent.mdns", f"Failed to poll for new hosts: {text}")
+                    self._child.ready()
+                    self._loop.call_later(RETRY, self._announce_again)
                 case _:
                     self._child.send_control(frames.CannotStart(f"Error starting mDNS listener: {text}"))
 
@@ -231,6 +244,7 @@ class Discovery:
             self._find(address)
 
     def _stop(self, grace: float) -> None:
+        self._stopping = True
         self._announcer.stop()
         until = self._loop.clock() + grace
 

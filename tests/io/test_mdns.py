@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -104,6 +105,24 @@ def test_what_cannot_be_joined_is_tried_again_and_what_was_joined_is_not(monkeyp
         assert finder.stop() == 0
     finally:
         speaker.close()
+        finder.close()
+
+
+def test_one_that_is_started_again_where_nothing_can_be_announced_tries_on_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mdns, "RETRY", 0.3)
+    finder = Finder(cluster_name())
+    try:
+        # The library refuses such a name, as it does what a host without a network brings.
+        finder.config = replace(finder.config, discover="a--b")
+        finder.kill()
+        finder.start()
+        failed = "[ERR] agent.mdns: Failed to poll for new hosts: "
+        finder.until(lambda: sum(line.startswith(failed) for line in finder.log) >= 3, "it tries again")
+        assert not any(isinstance(frame, frames.CannotStart) for frame in finder.frames)
+        assert finder.stop() == 0
+    finally:
         finder.close()
 
 
