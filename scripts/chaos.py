@@ -4,14 +4,16 @@ Two of our agents and two real ones, profile lan. User events go through the clu
 down, a client asks s1 ten times a second, streams are open everywhere. Then, one after the other, every process of s1
 gets every fault of `proofs.faults`. For each it is measured how long it took until the supervisor noticed, and from
 then until the process' service was there again: an ack (gossip, detector), an answer (rpc), a handled event
-(dispatcher, workers). Bars over all of it: no dead message about s1 on the wire, nobody shows s1 as failed or left, no
-event lost or repeated, no request of a client without an answer or an error in time.
+(dispatcher, workers), a line (logger), or that a newcomer sees the agent and is found by it (mdns). Bars over all of
+it: no dead message about s1 on the wire, nobody shows s1 as failed or left, no event lost or repeated, no request of a
+client without an answer or an error in time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import socket
 import sys
 import threading
 import time
@@ -24,6 +26,7 @@ from typing import TypeVar
 from scripts.proofs.cluster import JOINED_S, Cluster, workplace
 from scripts.proofs.faults import STOPPED_S, Fault, environment, inject
 from scripts.proofs.load import HANDLED, EventLoad, Sent, outcome
+from scripts.proofs.multicast import Neighbour, can_discover, loopback_name, new_cluster
 from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, quantile
 from scripts.proofs.watch import Pinger, Watch, told
 from tests.harness import (
@@ -43,8 +46,14 @@ PEERS = ("s2", "r1", "r2")
 
 ROLES = ("gossip", "detector", "rpc", "dispatcher", "worker-0", "worker-1", "logger")
 
+DISCOVERS = "mdns"
+"""One more process, of agents that discover: where the library for that is installed."""
+
 SERVING_BAR_S = 1.0
 """From the supervisor's notice until the service is there again."""
+
+DISCOVERY_BAR_S = 15.0
+"""The same of mdns: by the protocol, who starts asks at once and then after 1, 2 and 4 s more."""
 
 NOTICED_S = 20.0
 """For the supervisor to notice a fault."""
@@ -80,7 +89,7 @@ T = TypeVar("T")
 class Options:
     """What to do, how often; times in seconds, rates in events per second."""
 
-    roles: tuple[str, ...] = ROLES
+    roles: tuple[str, ...] = (*ROLES, DISCOVERS) if can_discover() else ROLES
     faults: tuple[Fault, ...] = tuple(Fault)
     rounds: int = 1
     victim_rate: float = 40.0
@@ -192,7 +201,8 @@ class Followed:
 
 def prove(launch: Launcher, directory: Path, options: Options, progress: Progress) -> Report:
     """Run it; `directory` takes what handlers and faults leave."""
-    cluster = _start(launch, directory)
+    discovered = new_cluster() if DISCOVERS in options.roles else ""
+    cluster = _start(launch, directory, discovered)
     victim = cluster[VICTIM]
     streams = {name: cluster[name].stream("*") for name in PEERS}
     followed = Followed(victim)
@@ -208,7 +218,7 @@ def prove(launch: Launcher, directory: Path, options: Options, progress: Progres
             for fault in options.faults:
                 for role in options.roles:
                     time.sleep(options.calm)
-                    rows.append(_harm(victim, role, fault, directory, pinger, watch))
+                    rows.append(_harm(victim, role, fault, directory, pinger, watch, discovered))
                     row = rows[-1]
                     progress.say(
                         f"{role} {fault.value}: noticed after {row.noticed:.2f} s, serving {row.served:.2f} s later; "
@@ -236,15 +246,17 @@ def prove(launch: Launcher, directory: Path, options: Options, progress: Progres
     return report
 
 
-def _start(launch: Launcher, directory: Path) -> Cluster:
+def _start(launch: Launcher, directory: Path, discovered: str) -> Cluster:
     handled, probed = directory / "handled", directory / "probed"
     handlers = [
         f"user:{HANDLED}=exec cat >> '{handled}'",
         f"user:{PROBE}=exec cat >> '{probed}'",
     ]
-    log_file = [f"-log-file={directory / LOG_FILE}"]
+    extra = [f"-log-file={directory / LOG_FILE}"]
+    if discovered:
+        extra += [f"-discover={discovered}", f"-mdns-iface={loopback_name()}"]
     victim = launch.serfmp(
-        VICTIM, profile="lan", log_level="INFO", handlers=handlers, env=environment(directory), extra=log_file
+        VICTIM, profile="lan", log_level="INFO", handlers=handlers, env=environment(directory), extra=extra
     )
     agents = {VICTIM: victim}
     for name in PEERS:
@@ -271,7 +283,9 @@ def _pid(agent: Agent, role: str) -> int:
     return pids[0] if pids else 0
 
 
-def _harm(victim: Agent, role: str, fault: Fault, directory: Path, pinger: Pinger, watch: Watch) -> Done:
+def _harm(
+    victim: Agent, role: str, fault: Fault, directory: Path, pinger: Pinger, watch: Watch, discovered: str
+) -> Done:
     old = eventually(lambda: _pid(victim, role), SERVED_S, f"{role} of {VICTIM} runs")
     inject(fault, old, directory)
     began = time.monotonic()
@@ -285,7 +299,10 @@ def _harm(victim: Agent, role: str, fault: Fault, directory: Path, pinger: Pinge
     noticed = time.monotonic()
     with contextlib.suppress(NeverHeld):
         eventually(lambda: _pid(victim, role) not in {0, old}, SERVED_S, "a new process", interval_s=LOOK_EVERY_S)
-        _service(victim, role, directory, pinger, watch)
+        if role == DISCOVERS:
+            _discovery(victim, discovered)
+        else:
+            _service(victim, role, directory, pinger, watch)
         return Done(role, fault, noticed - began, time.monotonic() - noticed)
     return Done(role, fault, noticed - began, math.inf)
 
@@ -318,6 +335,17 @@ def _service(victim: Agent, role: str, directory: Path, pinger: Pinger, watch: W
                 return [name]
 
             _again(send, lambda sent: probed.exists() and any(one in probed.read_bytes() for one in sent))
+
+
+def _discovery(victim: Agent, discovered: str) -> None:
+    """Wait until somebody new sees the agent and is found by it. The agent fails to join it: nobody listens there."""
+    name = f"n{time.monotonic_ns()}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with Neighbour(discovered) as neighbour:
+        eventually(lambda: neighbour.sees(victim.node), SERVED_S, "it is announced", interval_s=0.0)
+        neighbour.announce(name, port)
+        eventually(lambda: f"127.0.0.1:{port}" in victim.log(), SERVED_S, "others are found", interval_s=LOOK_EVERY_S)
 
 
 def _again(begin: Callable[[], list[T]], done: Callable[[list[T]], bool]) -> None:
@@ -372,7 +400,7 @@ def _judge_faults(report: Report, rows: list[Done], options: Options) -> None:
             noticed = max(row.noticed for row in found)
             served = max(row.served for row in found)
             report.tell(f"{role} {fault.value}: noticed after, s", noticed)
-            bar = options.serving_bar
+            bar = max(options.serving_bar, DISCOVERY_BAR_S) if role == DISCOVERS else options.serving_bar
             report.require(f"{role} {fault.value}: serving again, s later", served, f"< {bar:g}", served < bar)
     report.tell("all: serving again after the notice, s (median)", quantile([row.served for row in rows], 0.5))
 
@@ -442,7 +470,7 @@ def _judge_events(
 def main() -> int:
     """The command line."""
     arguments = parser("Let every process of an agent fail in every way, under load.")
-    arguments.add_argument("--roles", default="", help=f"some of {','.join(ROLES)}")
+    arguments.add_argument("--roles", default="", help=f"some of {','.join((*ROLES, DISCOVERS))}")
     arguments.add_argument("--faults", default="", help=f"some of {','.join(fault.value for fault in Fault)}")
     arguments.add_argument("--rounds", type=int, default=1, help="how often all of it")
     given = arguments.parse_args()
