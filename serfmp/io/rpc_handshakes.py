@@ -155,38 +155,30 @@ class _Handshake:
         self._loop.remove(self.channel)
 
     def _handle(self, events: int) -> None:
+        through = False
         try:
             if events & WRITE:
                 self.channel.push()
             if self.refused:
-                if not self.channel.discard(READ_SIZE):
-                    self.close()
-                return
-            if events != WRITE and not self._step():
-                return
+                self.channel.discard(READ_SIZE)
+            elif events != WRITE and self._owner.may_step():
+                through = self.channel.handshake(READ_SIZE)
         except BlockingIOError:
             pass
+        except EOFError:
+            self._gone("it ended the connection")
+            return
         except OSError as error:
             self._gone((error.strerror or str(error)).lower())
             return
-        self._watch()
-
-    def _step(self) -> bool:
-        """Go on; whether this is still under way."""
-        if not self._owner.may_step():
-            return True
-        try:
-            through = self.channel.handshake(READ_SIZE)
-        except EOFError:
-            self._gone("it ended the connection")
-            return False
         except TlsError as error:
             self._refuse(error)
-            return False
+            return
         if through:
             self._forget()
             self._owner.through(self)
-        return not through
+        else:
+            self._watch()
 
     def _watch(self) -> None:
         wanted = READ | (WRITE if self.channel.unsent else 0)

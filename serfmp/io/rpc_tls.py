@@ -108,9 +108,10 @@ class TlsChannel:
                 self._sock.send(answer)
             self._sock.shutdown(socket.SHUT_WR)
 
-    def discard(self, size: int) -> bool:
-        """Throw away what has come; whether the client is still there. Raises OSError."""
-        return bool(self._sock.recv(size))
+    def discard(self, size: int) -> None:
+        """Throw away what has come. Raises OSError, and EOFError at the end."""
+        if not self._sock.recv(size):
+            raise EOFError
 
     def abort(self) -> None:
         """End the connection without a farewell."""
@@ -133,7 +134,8 @@ class TlsChannel:
             while chunk := self._tls.read(_RECORD):
                 found.append(chunk)
             # A farewell. Behind it the descriptor tells of the end, as that of a plain socket does.
-            self._sock.shutdown(socket.SHUT_RD)
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RD)
             ended = True
         except ssl.SSLWantReadError:
             pass
@@ -156,20 +158,6 @@ class TlsChannel:
         self.push()
         return taken
 
-    def close(self) -> None:
-        """Say farewell, if the socket takes it, and end the connection."""
-        with contextlib.suppress(ssl.SSLError, OSError):
-            self._tls.unwrap()
-        with contextlib.suppress(OSError):
-            self.push()
-        self._sock.close()
-
-    def _encrypt(self, data: memoryview) -> int:
-        try:
-            return self._tls.write(data)
-        except ssl.SSLError as error:
-            raise ConnectionAbortedError(errno.EPROTO, f"TLS: {_reason(error)}") from None
-
     def push(self) -> None:
         """Send what is encrypted, as far as the socket takes it. Raises OSError."""
         while True:
@@ -183,6 +171,20 @@ class TlsChannel:
                 return
             self.answered = True
             self._unsent = self._unsent[sent:]
+
+    def close(self) -> None:
+        """Say farewell, if the socket takes it, and end the connection."""
+        with contextlib.suppress(ssl.SSLError, OSError):
+            self._tls.unwrap()
+        with contextlib.suppress(OSError):
+            self.push()
+        self._sock.close()
+
+    def _encrypt(self, data: memoryview) -> int:
+        try:
+            return self._tls.write(data)
+        except ssl.SSLError as error:
+            raise ConnectionAbortedError(errno.EPROTO, f"TLS: {_reason(error)}") from None
 
 
 def _reason(error: ssl.SSLError) -> str:

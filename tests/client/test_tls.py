@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from serfmp.cli.main import main
 from serfmp.client import AsyncClient, Client, ClientError, ConnectError, ConnectionLostError, Tls, UserEvent
-from tests.harness import Agent, Launcher, eventually
+from tests.harness import Agent, Launcher, eventually, needs_serf
 from tests.harness.certificates import Authority
 
 DEADLINE_S = 30.0
@@ -165,6 +165,17 @@ def test_each_thing_that_is_wrong_with_the_clients_certificate_is_told(
     both_fail(rpc, tls("/nowhere"), "'/nowhere': no such file or directory")
     both_fail(rpc, Tls(ca="/nowhere"), "'/nowhere': no such file or directory")
     both_fail(rpc, tls(*authority.issue("hidden", passphrase=b"x")), "has a passphrase")
+
+
+@pytest.mark.interop
+@needs_serf
+def test_the_real_program_is_told_and_told_of(launch: Launcher, agent: Agent, authority: Authority) -> None:
+    command = ["serf", "members", f"-rpc-addr={agent.options.rpc}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "Error connecting to Serf agent: this agent's RPC needs TLS: use -rpc-tls" in done.stdout + done.stderr
+    real = launch.serf("b")
+    both_fail(str(real.options.rpc), Tls(ca=authority.ca), "the agent does not answer as one that speaks TLS")
 
 
 def test_older_clients_are_told_the_same(strict: Agent, authority: Authority) -> None:
