@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.cli.flags import BOOLEAN, DURATION, flag
-from serfmp.client import Client, ClientError, DeadlineError, Tls
+from serfmp.client import Client, ClientError, DeadlineError
 from serfmp.client.calls import DEFAULT_ADDRESS
 from serfmp.errors import UserError
 from serfmp.wire.host_port import TLS_SCHEME
@@ -19,7 +19,7 @@ from serfmp.wire.host_port import TLS_SCHEME
 if TYPE_CHECKING:
     import click
 
-    from serfmp.client import Query, QueryAnswer
+    from serfmp.client import Query, QueryAnswer, Tls
 
 
 TLS_FLAGS: Final = (
@@ -85,11 +85,15 @@ def limit_of(values: dict[str, Any]) -> float | None:
 
 def tls_of(values: dict[str, Any]) -> Tls | None:
     """How TLS is spoken; None if not. Raises `CommandError` where flags contradict the address."""
-    tls = Tls(*(values[f"rpc_tls_{name.replace('-', '_')}"] for name, *_ in TLS_FLAGS))
+    given = [values[f"rpc_tls_{name.replace('-', '_')}"] for name, *_ in TLS_FLAGS]
     wanted: bool | None = values["rpc_tls"]
     if wanted is False and values["rpc_addr"].startswith(TLS_SCHEME):
         raise CommandError(f"Invalid -rpc-tls: false contradicts the address '{values['rpc_addr']}'; write host:port")
-    return tls if wanted or (wanted is None and tls != Tls()) else None
+    if not (any(given) if wanted is None else wanted):
+        return None
+    from serfmp.client.tls import Tls
+
+    return Tls(*given)
 
 
 @contextlib.contextmanager

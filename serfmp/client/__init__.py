@@ -32,11 +32,11 @@ from serfmp.client.records import (
     UserEvent,
 )
 from serfmp.client.sync import Client, Monitor, Query, Stream
-from serfmp.client.tls import Tls
 
 if TYPE_CHECKING:
     from serfmp.client.aio import AsyncClient, AsyncQuery, AsyncRecords
     from serfmp.client.bus import BusMessage, BusMonitor, Gap
+    from serfmp.client.tls import Tls
 
 __all__ = [
     "AgentError",
@@ -76,11 +76,12 @@ __all__ = [
 _LAZY = {
     **dict.fromkeys(("AsyncClient", "AsyncQuery", "AsyncRecords"), "aio"),
     **dict.fromkeys(("BusMessage", "BusMonitor", "Gap"), "bus"),
+    "Tls": "tls",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """What needs asyncio or ZeroMQ is imported when it is asked for: the command line needs neither."""
+    """What needs asyncio, ZeroMQ or TLS is imported when it is asked for: the command line rarely does."""
     if name in _LAZY:
         return getattr(importlib.import_module(f"serfmp.client.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

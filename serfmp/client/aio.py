@@ -30,7 +30,7 @@ from serfmp.client.calls import (
     SLOW_CALL_LIMIT_S,
     Call,
 )
-from serfmp.client.dial import dial
+from serfmp.client.dial import dial, speaks_tls
 from serfmp.client.errors import ClientError, ConnectError, ConnectionLostError, DeadlineError, ProtocolError
 from serfmp.client.protocol import Conversation, Record, Reply
 from serfmp.client.records import (
@@ -47,7 +47,7 @@ from serfmp.client.records import (
     to_event,
     to_log_line,
 )
-from serfmp.client.tls import Tls, wanted_tls
+from serfmp.client.tls import Tls
 from serfmp.wire.coordinate import Coordinate
 from serfmp.wire.host_port import TLS_SCHEME
 
@@ -178,7 +178,7 @@ class AsyncClient:
         tls: Tls | ssl.SSLContext | None = None,
     ) -> None:
         self._address = address
-        self._tls = wanted_tls(address, tls)
+        self._tls = (tls or Tls()) if speaks_tls(address, tls) else None
         self._heard = False
         """Something has come from the agent."""
         self._auth = auth
@@ -209,10 +209,10 @@ class AsyncClient:
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._tls is None:
             return await asyncio.open_connection(sock=(await _dial(self._address, None))[0])
-        from serfmp.client.tls_socket import checked_name, refused
+        from serfmp.client.tls_socket import expected_name, refused
 
         address = self._address.removeprefix(TLS_SCHEME)
-        name = checked_name(address, self._tls)
+        name = expected_name(address, self._tls)
         connection, context = await _dial(self._address, self._tls)
         try:
             return await asyncio.open_connection(

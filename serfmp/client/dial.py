@@ -17,6 +17,11 @@ from serfmp.errors import UserError
 from serfmp.wire.host_port import TLS_SCHEME, join_host_port, unix_path
 
 
+def speaks_tls(address: str, tls: object) -> bool:
+    """Whether this address is spoken to with TLS, where `tls` says how, or None: never on a unix socket."""
+    return address.startswith(TLS_SCHEME) or (tls is not None and not address.startswith("unix:"))
+
+
 def dial(address: str) -> socket.socket:
     """Connect to `host:port`, with or without `tls://`, trying all addresses of the host, or to `unix:///path`.
 

@@ -26,7 +26,7 @@ from serfmp.client.calls import (
     SLOW_CALL_LIMIT_S,
     Call,
 )
-from serfmp.client.dial import dial
+from serfmp.client.dial import dial, speaks_tls
 from serfmp.client.errors import ClientError, ConnectionLostError, DeadlineError, ProtocolError
 from serfmp.client.protocol import Conversation, Record, Reply
 from serfmp.client.records import (
@@ -43,13 +43,13 @@ from serfmp.client.records import (
     to_event,
     to_log_line,
 )
-from serfmp.client.tls import Tls, wanted_tls
 from serfmp.wire.coordinate import Coordinate
 
 if TYPE_CHECKING:
     import socket
     import ssl
 
+    from serfmp.client.tls import Tls
     from serfmp.client.tls_socket import TlsSocket
 
 _CHUNK: Final = 256 * 1024
@@ -189,7 +189,7 @@ class Client:
         self.arrived = 0
         """Records that have come."""
         self._lost: ClientError | None = None
-        self._socket: socket.socket | TlsSocket = _connect(address, wanted_tls(address, tls))
+        self._socket: socket.socket | TlsSocket = _connect(address, tls)
         try:
             self._do(calls.handshake())
             if auth:
@@ -434,8 +434,9 @@ class Client:
 
 
 def _connect(address: str, tls: Tls | ssl.SSLContext | None) -> socket.socket | TlsSocket:
-    if tls is None:
+    if not speaks_tls(address, tls):
         return dial(address)
+    from serfmp.client.tls import Tls
     from serfmp.client.tls_socket import TlsSocket
 
-    return TlsSocket(address, tls)
+    return TlsSocket(address, tls or Tls())

@@ -15,10 +15,11 @@ import ssl
 from pathlib import Path
 from typing import Final
 
+from serfmp.client.address import split_host_port
 from serfmp.client.calls import DIAL_LIMIT_S
 from serfmp.client.dial import dial
 from serfmp.client.errors import ClientError, ConnectError, ConnectionLostError
-from serfmp.client.tls import Tls, expected_name
+from serfmp.client.tls import Tls
 from serfmp.errors import UserError
 from serfmp.wire.host_port import TLS_SCHEME
 
@@ -92,10 +93,11 @@ def _file_fault(what: str, path: str, error: OSError) -> str:
     return f"tls: the {what} '{path}': {os.strerror(error.errno or 0).lower()}"
 
 
-def checked_name(address: str, tls: Tls | ssl.SSLContext) -> str:
+def expected_name(address: str, tls: Tls | ssl.SSLContext) -> str:
     """The name that the agent's certificate must be for. Raises `ConnectError` for one that none can be for."""
     try:
-        name = expected_name(address, tls)
+        given = tls.server_name if isinstance(tls, Tls) else ""
+        name = given or split_host_port(address)[0] or "localhost"
         if name.startswith("."):
             raise ConnectError(f"dial tls {address}: '{name}' is no name of a host: it begins with a dot")
         name.encode("idna")
@@ -164,7 +166,7 @@ class TlsSocket:
     def __init__(self, address: str, tls: Tls | ssl.SSLContext) -> None:
         context = context_of(tls)
         self._address = address.removeprefix(TLS_SCHEME)
-        name = checked_name(self._address, tls)
+        name = expected_name(self._address, tls)
         self._heard = False
         connection = dial(address)
         try:

@@ -274,7 +274,7 @@ def test_a_command_without_tls_imports_nothing_of_it(launch: Launcher) -> None:
     plain = launch.serfmp("a")
     program = (
         "import sys; from serfmp.cli.main import main; code = main(sys.argv[1:]); "
-        "sys.exit(code or sorted(name for name in ('ssl', '_ssl', 'serfmp.client.tls_socket') if name in sys.modules))"
+        "sys.exit(code or sorted(name for name in ('ssl', '_ssl', 'serfmp.client.tls') if name in sys.modules))"
     )
     command = [sys.executable, "-c", program, "members", f"-rpc-addr={plain.options.rpc}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
