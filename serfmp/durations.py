@@ -22,7 +22,8 @@ _NANOSECONDS: Final = {
     "h": 3_600_000_000_000,
 }
 _LIMIT: Final = 2**63
-_PART: Final = re.compile(r"(?P<number>[0-9]+\.?[0-9]*|\.[0-9]+)(?P<unit>[^0-9.]*)")
+_PART: Final = r"(?P<number>[0-9]+\.?[0-9]*|\.[0-9]+)(?P<unit>[^0-9.]*)"
+"""Compiled when it is needed: most commands read no duration."""
 
 
 def parse_duration(text: str) -> float:
@@ -32,12 +33,13 @@ def parse_duration(text: str) -> float:
         return 0.0
     if not rest:
         raise UserError(f'time: invalid duration "{text}"')
-    from fractions import Fraction  # most commands read no duration
+    from fractions import Fraction  # for the same reason
 
+    part_of = re.compile(_PART)
     total = Fraction(0)
     position = 0
     while position < len(rest):
-        part = _PART.match(rest, position)
+        part = part_of.match(rest, position)
         if part is None:
             raise UserError(f'time: invalid duration "{text}"')
         unit = part["unit"]

@@ -13,7 +13,6 @@ click holds the options, their defaults and environment variables; only the way 
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -162,6 +161,8 @@ class GoCommand(click.Command):
 
     def help_text(self) -> str:
         """What `-h` prints, without the last newline."""
+        import textwrap
+
         lines = [f"Usage: serfmp {self._usage}".rstrip(), ""]
         for paragraph in self._text.split("\n\n"):
             filled = textwrap.fill(" ".join(paragraph.split()), HELP_WIDTH, initial_indent="  ", subsequent_indent="  ")

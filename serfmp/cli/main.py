@@ -6,11 +6,13 @@ Rules:
 * `-v` or `--version` anywhere, also behind `--`, prints the version; `-h`, `-help` or `--help` anywhere before `--`
   prints help on stderr with exit code 0.
 * No command or an unknown one: the list of commands on stderr, exit code 127.
+* Python's collector of cycles, if it rests, begins its work when the command's module is there, and without all that.
 * Everything else ends with 0 or 1. A reader that closed the pipe is no error worth a traceback.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -90,6 +92,9 @@ def _dispatch(words: list[str]) -> int:
         complain(command_list() + "\n")
         return 0 if wants_help and not name else EXIT_NO_COMMAND
     module = importlib.import_module(f"serfmp.cli.{name.replace('-', '_')}")
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     if wants_help and name != "version":
         complain(module.COMMAND.help_text())
         return 0

@@ -6,14 +6,17 @@ warning about `-role` comes before everything, as in Serf.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.cli.connection import CommandError, connected, rpc_flags
 from serfmp.cli.flags import BOOLEAN, ROW_FORMATS, GoCommand, flag, format_flag, parse_tag
 from serfmp.cli.output import go_json, say, table, visible
-from serfmp.client import ClientError, Member
+from serfmp.client import ClientError
 from serfmp.errors import UserError
 from serfmp.wire.host_port import join_host_port
+
+if TYPE_CHECKING:
+    from serfmp.client import Member
 
 COMMAND: Final = GoCommand(
     "members",

@@ -2,12 +2,11 @@
 
 Rules: text of the cluster (names, tags) may hold bytes that are not UTF-8 and control characters. JSON carries them by
 its own rules; tables show control characters escaped, so that nobody in the cluster can write to the operator's
-terminal.
+terminal. Most commands write plain text: what only JSON takes is imported and compiled when it is asked for.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_JSON_HIDDEN: Final = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
-_JSON_ESCAPE: Final = re.compile(r"\\(u[0-9a-f]{4}|.)")
+_CONTROL: Final = r"[\x00-\x1f\x7f-\x9f]"
+_JSON_HIDDEN: Final = "[<>&\u2028\u2029\ud800-\udfff]"
+_JSON_ESCAPE: Final = r"\\(u[0-9a-f]{4}|.)"
 _JSON_LONG: Final = {"b": "\\u0008", "f": "\\u000c"}
 
 
@@ -33,7 +32,9 @@ def complain(text: str) -> None:
 
 def visible(text: str) -> str:
     """The text with control characters written as hexadecimal escapes."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    if text.isprintable():
+        return text
+    return re.sub(_CONTROL, lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
@@ -54,9 +55,11 @@ def table(rows: Iterable[Sequence[str]]) -> str:
 
 def go_json(value: Any) -> str:
     """JSON as Serf writes it: two blanks of indent; `<`, `>`, `&` escaped; U+FFFD for bytes that are not text."""
+    import json
+
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    text = _JSON_ESCAPE.sub(lambda found: _JSON_LONG.get(found[1], found[0]), text)
-    return _JSON_HIDDEN.sub(_escaped, text)
+    text = re.sub(_JSON_ESCAPE, lambda found: _JSON_LONG.get(found[1], found[0]), text)
+    return re.sub(_JSON_HIDDEN, _escaped, text)
 
 
 def _escaped(found: re.Match[str]) -> str:

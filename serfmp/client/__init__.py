@@ -16,26 +16,26 @@ from serfmp.client.errors import (
     KeysError,
     ProtocolError,
 )
-from serfmp.client.records import (
-    Event,
-    Evidence,
-    Handler,
-    HandlerResult,
-    History,
-    KeyResult,
-    Member,
-    MemberEvent,
-    QueryAnswer,
-    QueryEvent,
-    ReloadResult,
-    Setting,
-    UserEvent,
-)
 from serfmp.client.sync import Client, Monitor, Query, Stream
 
 if TYPE_CHECKING:
     from serfmp.client.aio import AsyncClient, AsyncQuery, AsyncRecords
     from serfmp.client.bus import BusMessage, BusMonitor, Gap
+    from serfmp.client.members import Member
+    from serfmp.client.records import (
+        Event,
+        Evidence,
+        Handler,
+        HandlerResult,
+        History,
+        KeyResult,
+        MemberEvent,
+        QueryAnswer,
+        QueryEvent,
+        ReloadResult,
+        Setting,
+        UserEvent,
+    )
     from serfmp.client.tls import Tls
 
 __all__ = [
@@ -76,12 +76,30 @@ __all__ = [
 _LAZY = {
     **dict.fromkeys(("AsyncClient", "AsyncQuery", "AsyncRecords"), "aio"),
     **dict.fromkeys(("BusMessage", "BusMonitor", "Gap"), "bus"),
+    **dict.fromkeys(
+        (
+            "Event",
+            "Evidence",
+            "Handler",
+            "HandlerResult",
+            "History",
+            "KeyResult",
+            "MemberEvent",
+            "QueryAnswer",
+            "QueryEvent",
+            "ReloadResult",
+            "Setting",
+            "UserEvent",
+        ),
+        "records",
+    ),
+    "Member": "members",
     "Tls": "tls",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """What needs asyncio, ZeroMQ or TLS is imported when it is asked for: the command line rarely does."""
+    """What needs asyncio, ZeroMQ or TLS, and all records, are imported when asked for: most commands need none."""
     if name in _LAZY:
         return getattr(importlib.import_module(f"serfmp.client.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

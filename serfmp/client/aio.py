@@ -32,13 +32,13 @@ from serfmp.client.calls import (
 )
 from serfmp.client.dial import dial, speaks_tls
 from serfmp.client.errors import ClientError, ConnectError, ConnectionLostError, DeadlineError, ProtocolError
+from serfmp.client.members import Member
 from serfmp.client.protocol import Conversation, Record, Reply
 from serfmp.client.records import (
     Event,
     Handler,
     History,
     KeyResult,
-    Member,
     QueryAnswer,
     QueryEvent,
     ReloadResult,

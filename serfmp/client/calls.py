@@ -1,37 +1,23 @@
 """The commands of the RPC as values: what is sent, and what is made of the answer (spec agent.md 5.3).
 
 Both clients carry these out, so that they cannot differ. A call's `make` raises `AgentError` and its kinds for what the
-agent refused, `ProtocolError` for what it may not send.
+agent refused, `ProtocolError` for what it may not send. A call imports the records that it makes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from serfmp.client.errors import AgentError, JoinError, KeysError
+from serfmp.client.fields import field
+from serfmp.client.members import Member, to_members
 from serfmp.client.protocol import RPC_VERSION, Reply
-from serfmp.client.records import (
-    Handler,
-    History,
-    KeyResult,
-    Member,
-    QueryEvent,
-    ReloadResult,
-    Setting,
-    field,
-    to_bus,
-    to_coordinate,
-    to_handlers,
-    to_history,
-    to_key_result,
-    to_members,
-    to_reload_result,
-    to_settings,
-    to_stats,
-)
-from serfmp.wire.coordinate import Coordinate
+
+if TYPE_CHECKING:
+    from serfmp.client.records import Handler, History, KeyResult, QueryEvent, ReloadResult, Setting
+    from serfmp.wire.coordinate import Coordinate
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
 
@@ -101,31 +87,43 @@ def force_leave(node: str, *, prune: bool) -> Call[None]:
 
 def stats() -> Call[dict[str, dict[str, str]]]:
     """The agent's figures."""
+    from serfmp.client.records import to_stats
+
     return Call("stats", None, _body(to_stats))
 
 
 def handlers() -> Call[tuple[Handler, ...]]:
     """The agent's handlers."""
+    from serfmp.client.records import to_handlers
+
     return Call("handlers", None, _body(to_handlers))
 
 
 def bus() -> Call[tuple[str, str]]:
     """Addresses of the public bus."""
+    from serfmp.client.records import to_bus
+
     return Call("bus", None, _body(to_bus))
 
 
 def config() -> Call[tuple[Setting, ...]]:
     """The configuration that the agent runs with."""
+    from serfmp.client.records import to_settings
+
     return Call("config", None, _body(to_settings))
 
 
 def reload() -> Call[ReloadResult]:
     """Read flags and files again."""
+    from serfmp.client.records import to_reload_result
+
     return Call("reload", None, _body(to_reload_result))
 
 
 def why(node: str) -> Call[History]:
     """The evidence about a node."""
+    from serfmp.client.records import to_history
+
     return Call("why", {"Node": node}, _body(to_history))
 
 
@@ -143,6 +141,8 @@ def keys(operation: str, key: str = "", *, force: bool = False) -> Call[KeyResul
 
 def coordinate(node: str) -> Call[Coordinate | None]:
     """A node's coordinate."""
+    from serfmp.client.records import to_coordinate
+
     return Call("get-coordinate", {"Node": node}, _body(to_coordinate))
 
 
@@ -212,6 +212,8 @@ def _reached(reply: Reply) -> int:
 def _key_result(reply: Reply) -> KeyResult:
     if reply.error and reply.body is None:
         raise AgentError(reply.error)
+    from serfmp.client.records import to_key_result
+
     result = to_key_result(reply.body)
     if reply.error:
         raise KeysError(reply.error, result)

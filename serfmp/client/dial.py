@@ -35,8 +35,11 @@ def dial(address: str) -> socket.socket:
         port = port_number(port_text)
     except UserError as error:
         raise ConnectError(f"dial tcp: {error}") from error
+    name = host or "localhost"
+    # ASCII as bytes: for a text Python first loads all that it knows of other alphabets.
+    asked = name.encode() if name.isascii() else name
     try:
-        found = socket.getaddrinfo(host or "localhost", port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(asked, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise ConnectError(f"dial tcp: lookup {host}: no such host") from error
     failed: ConnectError | None = None

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgpack
 
 from serfmp.client.errors import ProtocolError
-from serfmp.client.records import field
+from serfmp.client.fields import field
 
 RPC_VERSION: Final = 1
 

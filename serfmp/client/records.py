@@ -1,40 +1,18 @@
-"""What an agent tells, as values.
+"""What an agent tells, as values made from decoded maps (`serfmp.client.fields` has their rules).
 
-Rules: made from decoded maps; a field of the wrong type raises `ProtocolError`. Text may hold bytes that are not
-UTF-8, as surrogate escapes. Bytes may come as text from older agents, and absent ones as nil (spec agent.md 5.1).
+Making the classes takes longer than a command with a few answers: whoever may need none of them imports this late.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from serfmp.client.errors import ProtocolError
-from serfmp.wire.address import to_text
+from serfmp.client.fields import field, text
+from serfmp.client.members import Member, to_members
 from serfmp.wire.coordinate import Coordinate
-from serfmp.wire.errors import WireError
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A member of the cluster (spec agent.md 5.3). `protocol_*` are versions of the gossip, `delegate_*` Serf's."""
-
-    name: str
-    address: str
-    """IP address as text; empty if the agent told none."""
-    port: int
-    tags: Mapping[str, str]
-    status: str
-    """alive, leaving, left, failed or none."""
-    protocol_min: int
-    protocol_max: int
-    protocol_cur: int
-    delegate_min: int
-    delegate_max: int
-    delegate_cur: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,51 +158,6 @@ def to_history(fields: Any) -> History:
     return History(field(fields, "Node", str), field(fields, "Status", str), field(fields, "Now", float), entries)
 
 
-def field(fields: Any, name: str, kind: type[T]) -> T:
-    """A field of a map, of this type; a missing or nil one is the zero value."""
-    if not isinstance(fields, dict):
-        raise ProtocolError(f"the agent sent a {type(fields).__name__} where a map belongs")
-    value = fields.get(name)
-    if value is None:
-        return kind()
-    if kind is bytes and isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape")
-    if kind is str and isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")
-    if not isinstance(value, kind):
-        raise ProtocolError(f"the agent sent a {type(value).__name__} as {name}")
-    return value
-
-
-def to_member(fields: Any) -> Member:
-    """A member from its map."""
-    raw = field(fields, "Addr", bytes)
-    try:
-        address = to_text(raw) if raw else ""
-    except WireError as error:
-        raise ProtocolError(f"the agent sent a bad address: {error}") from error
-    tags: dict[Any, Any] = field(fields, "Tags", dict)
-    return Member(
-        name=field(fields, "Name", str),
-        address=address,
-        port=field(fields, "Port", int),
-        tags={_text(key): _text(value) for key, value in tags.items()},
-        status=field(fields, "Status", str),
-        protocol_min=field(fields, "ProtocolMin", int),
-        protocol_max=field(fields, "ProtocolMax", int),
-        protocol_cur=field(fields, "ProtocolCur", int),
-        delegate_min=field(fields, "DelegateMin", int),
-        delegate_max=field(fields, "DelegateMax", int),
-        delegate_cur=field(fields, "DelegateCur", int),
-    )
-
-
-def to_members(fields: Any) -> tuple[Member, ...]:
-    """The members of the map that holds them, in the agent's order."""
-    rows: list[Any] = field(fields, "Members", list)
-    return tuple(to_member(row) for row in rows)
-
-
 def to_event(fields: Any) -> Event:
     """An event from its record."""
     kind = field(fields, "Event", str)
@@ -253,8 +186,8 @@ def to_key_result(fields: Any) -> KeyResult:
     messages: dict[Any, Any] = field(fields, "Messages", dict)
     keys: dict[Any, Any] = field(fields, "Keys", dict)
     return KeyResult(
-        {_text(node): _text(text) for node, text in messages.items()},
-        {_text(key): int(count) for key, count in keys.items()},
+        {text(node): text(message) for node, message in messages.items()},
+        {text(key): int(count) for key, count in keys.items()},
         field(fields, "NumNodes", int),
         field(fields, "NumResp", int),
         field(fields, "NumErr", int),
@@ -291,7 +224,7 @@ def _to_handler(row: Any) -> Handler:
     results: list[Any] = field(row, "last", list)
     return Handler(
         name=field(row, "name", str),
-        on=tuple(map(_text, filters)),
+        on=tuple(map(text, filters)),
         command=field(row, "command", str),
         queued=field(row, "queued", int),
         running=field(row, "running", int),
@@ -325,7 +258,7 @@ def to_settings(fields: Any) -> tuple[Setting, ...]:
 def to_reload_result(fields: Any) -> ReloadResult:
     """The outcome of a reload from its map."""
     lines: list[Any] = field(fields, "Lines", list)
-    return ReloadResult(field(fields, "Ok", bool), tuple(map(_text, lines)))
+    return ReloadResult(field(fields, "Ok", bool), tuple(map(text, lines)))
 
 
 def to_stats(fields: Any) -> dict[str, dict[str, str]]:
@@ -333,14 +266,6 @@ def to_stats(fields: Any) -> dict[str, dict[str, str]]:
     if not isinstance(fields, dict):
         raise ProtocolError(f"the agent sent a {type(fields).__name__} as stats")
     return {
-        _text(section): {_text(key): _text(value) for key, value in field(fields, section, dict).items()}
+        text(section): {text(key): text(value) for key, value in field(fields, section, dict).items()}
         for section in fields
     }
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    if not isinstance(value, str):
-        raise ProtocolError(f"the agent sent a {type(value).__name__} where text belongs")
-    return value

@@ -29,28 +29,25 @@ from serfmp.client.calls import (
 from serfmp.client.dial import dial, speaks_tls
 from serfmp.client.errors import ClientError, ConnectionLostError, DeadlineError, ProtocolError
 from serfmp.client.protocol import Conversation, Record, Reply
-from serfmp.client.records import (
-    Event,
-    Handler,
-    History,
-    KeyResult,
-    Member,
-    QueryAnswer,
-    QueryEvent,
-    ReloadResult,
-    Setting,
-    to_answer,
-    to_event,
-    to_log_line,
-)
-from serfmp.wire.coordinate import Coordinate
 
 if TYPE_CHECKING:
     import socket
     import ssl
 
+    from serfmp.client.members import Member
+    from serfmp.client.records import (
+        Event,
+        Handler,
+        History,
+        KeyResult,
+        QueryAnswer,
+        QueryEvent,
+        ReloadResult,
+        Setting,
+    )
     from serfmp.client.tls import Tls
     from serfmp.client.tls_socket import TlsSocket
+    from serfmp.wire.coordinate import Coordinate
 
 _CHUNK: Final = 256 * 1024
 
@@ -98,7 +95,7 @@ class _Records(Iterator[T]):
         self._items.append((self._client.arrived, self._make(record.body)))
 
 
-class Stream(_Records[Event]):
+class Stream(_Records["Event"]):
     """The events of a subscription. Iterating waits for the next one, for ever; `next_event` waits with a limit."""
 
     def next_event(self, limit_s: float | None) -> Event | None:
@@ -132,7 +129,7 @@ class Monitor(_Records[str]):
             self._client.end_stream(self._sequence)
 
 
-class Query(_Records[QueryAnswer]):
+class Query(_Records["QueryAnswer"]):
     """The answers to a query, as they come; iterating ends when the query is done."""
 
     def next_answer(self, limit_s: float | None) -> QueryAnswer | None:
@@ -265,6 +262,8 @@ class Client:
 
     def stream(self, filters: str = "*") -> Stream:
         """Subscribe to events: `*`, `member-join`, `user`, `user:deploy`, joined by commas."""
+        from serfmp.client.records import to_event
+
         call = calls.stream(filters)
         # There before the answer: the first record may be in the same packet.
         stream = Stream(self, sequence := self._send(call), to_event)
@@ -276,6 +275,8 @@ class Client:
 
         A connection has one at most.
         """
+        from serfmp.client.records import to_log_line
+
         call = calls.monitor(level)
         monitor = Monitor(self, sequence := self._send(call), to_log_line)
         self._subscribe(sequence, call, monitor)
@@ -309,6 +310,8 @@ class Client:
 
         `timeout_s` 0 is the agent's default. Each response comes once, and with `ack` each node's receipt, too.
         """
+        from serfmp.client.records import to_answer
+
         call = calls.query(
             name, payload, nodes=nodes, tags=tags, ack=ack, relay_factor=relay_factor, timeout_s=timeout_s
         )

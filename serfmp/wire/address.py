@@ -6,12 +6,12 @@ Rules:
   stand, so they are kept and gossiped exactly as received (spec wire.md 3.6); text is made only to connect and to show.
 * Both forms of an IPv4 address give the same text.
 * Link-local zones do not travel: they mean nothing to another host.
+* `ipaddress` is imported where it is needed: showing IPv4 addresses takes none of it.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from serfmp.errors import UserError
@@ -35,11 +35,15 @@ def to_text(addr: bytes) -> str:
         raise WireError(f"an address has {len(addr)} bytes instead of 4 or 16", "address")
     if addr.startswith(MAPPED_PREFIX):
         return ".".join(map(str, addr[12:]))
+    from ipaddress import IPv6Address
+
     return str(IPv6Address(addr))
 
 
 def from_text(host: str) -> bytes:
     """The raw bytes of an address text: 4 for IPv4, 16 for IPv6; `UserError` if the text is not an IP address."""
+    from ipaddress import ip_address
+
     try:
         return ip_address(host).packed
     except ValueError:
@@ -48,4 +52,6 @@ def from_text(host: str) -> bytes:
 
 def is_public(addr: bytes) -> bool:
     """Whether a raw address can be reached from everywhere."""
+    from ipaddress import ip_address
+
     return ip_address(to_text(addr)).is_global

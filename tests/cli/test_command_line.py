@@ -112,5 +112,52 @@ def test_members_loads_only_what_it_needs(alpha: Agent) -> None:
         text=True,
         timeout=60,
     )
-    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    assert loaded & {"zmq", "psutil", "cryptography", "rich", "re2", "asyncio"} == set()
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    packages = {module.partition(".")[0] for module in modules}
+    assert packages & {"zmq", "psutil", "cryptography", "rich", "re2", "asyncio"} == set()
+    # Milliseconds each, for what plain text of members does not need.
+    assert packages & {"json", "ipaddress", "ssl", "textwrap", "fractions"} == set()
+    assert modules & {"encodings.idna", "serfmp.client.records", "serfmp.client.tls", "serfmp.wire.coordinate"} == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "wanted"),
+    [
+        (["members", "-format=json"], 0, '"name": "alpha"'),
+        (["members", "-format=nonsense"], 1, "Invalid output format"),
+        (["nonsense"], 127, "Available commands are"),
+    ],
+)
+def test_a_program_that_ends_at_once_has_written_everything(
+    alpha: Agent, tmp_path: Path, words: list[str], code: int, wanted: str
+) -> None:
+    # A file: what is written to one waits in a buffer.
+    output = tmp_path / "output"
+    environment = {**os.environ, "SERF_RPC_ADDR": str(alpha.options.rpc)}
+    with output.open("wb") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "serfmp", *words],
+            stdout=file,
+            stderr=file,
+            env=environment,
+            check=False,
+            cwd=ROOT,
+            timeout=60,
+        )
+    assert wanted in output.read_text()
+    assert done.returncode == code
+
+
+def test_a_full_disk_is_told_though_the_program_ends_at_once(alpha: Agent) -> None:
+    words = ["members", f"-rpc-addr={alpha.options.rpc}"]
+    with open("/dev/full", "wb") as full:  # noqa: PTH123  no path of ours
+        done = subprocess.run(
+            [sys.executable, "-m", "serfmp", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            cwd=ROOT,
+            timeout=60,
+        )
+    assert done.returncode != 0
+    assert b"No space left" in done.stderr

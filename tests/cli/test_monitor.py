@@ -16,8 +16,7 @@ from typing import Final
 import pytest
 
 from serfmp.cli.monitor import described, quoted
-from serfmp.client import Client, Event, MemberEvent, QueryEvent, UserEvent
-from serfmp.client.records import Member
+from serfmp.client import Client, Event, Member, MemberEvent, QueryEvent, UserEvent
 from tests.harness import Agent, Launcher, eventually, needs_serf
 
 DATA: Final = Path(__file__).parent.parent / "data" / "transcripts" / "monitor.json"
