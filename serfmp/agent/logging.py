@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
 """Serf's log levels, lowest first (spec agent.md 2.3)."""
+_RANKS: Final = {level: rank for rank, level in enumerate(LEVELS)}
 
 LINE_LIMIT: Final = 12 * 1024
 """Characters of a line, above the 8 KiB of output kept of a script; longer ones are cut, and say so."""
@@ -80,7 +81,7 @@ def json_line(line: LogLine, node: str) -> str:
 
 def level_number(level: str) -> int:
     """The rank of a level; unknown levels rank highest, because lines of unknown level are always shown."""
-    return LEVELS.index(level) if level in LEVELS else len(LEVELS)
+    return _RANKS.get(level, len(LEVELS))
 
 
 class ChildLog:

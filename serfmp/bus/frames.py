@@ -17,6 +17,8 @@ from __future__ import annotations
 import dataclasses
 import struct
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any, Final
 
 import msgpack
@@ -25,6 +27,9 @@ from serfmp.errors import InternalError
 
 FORMAT: Final = 1
 """Version of the frames. Raised whenever a frame changes."""
+
+KEPT_BUFFER: Final = 1024 * 1024
+"""Bytes of a frame beyond which the buffer that it was made in is given back."""
 
 _HEADER: Final = struct.Struct(">BIIQ")
 
@@ -541,13 +546,35 @@ _KINDS: Final = {frame: number for number, frame in enumerate(_FRAMES)}
 _FIELDS: Final = {frame: tuple(field.name for field in dataclasses.fields(frame)) for frame in _FRAMES}
 
 
+def _only_values(names: tuple[str, ...], frame: object) -> tuple[Any, ...]:
+    """Of a frame with one field or none: `attrgetter` gives no tuple then."""
+    return tuple(getattr(frame, name) for name in names)
+
+
+class _Encoder:
+    """MessagePack with a buffer that stays: making one costs more than filling it."""
+
+    def __init__(self) -> None:
+        self._packer = msgpack.Packer(unicode_errors="surrogateescape")
+
+    def pack(self, value: object) -> bytes:
+        body: bytes = self._packer.pack(value)
+        if len(body) > KEPT_BUFFER:
+            self._packer = msgpack.Packer(unicode_errors="surrogateescape")
+        return body
+
+
+_ENCODER: Final = _Encoder()
+_VALUES: Final = {
+    frame: attrgetter(*names) if len(names) > 1 else partial(_only_values, names) for frame, names in _FIELDS.items()
+}
+"""What gives the fields of a frame, by its type."""
+
+
 def encode(frame: object) -> bytes:
     """The body of a frame as bytes."""
     kind = type(frame)
-    body: bytes = msgpack.packb(
-        [_KINDS[kind], *[getattr(frame, name) for name in _FIELDS[kind]]], unicode_errors="surrogateescape"
-    )
-    return body
+    return _ENCODER.pack((_KINDS[kind], *_VALUES[kind](frame)))
 
 
 def decode(body: bytes) -> Any:

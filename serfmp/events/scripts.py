@@ -227,9 +227,11 @@ class Script:
 
     def _handicap(self, nice: int) -> None:
         """Best effort: it may have ended already, and a container may forbid it."""
-        with contextlib.suppress(OSError):
+        try:
             own = os.getpriority(os.PRIO_PROCESS, 0)
             os.setpriority(os.PRIO_PGRP, self.group, min(own + nice, NICE_MAX))
+        except OSError:
+            return
 
     def _writable(self, events: int) -> None:
         if events & ERROR or not self._write():

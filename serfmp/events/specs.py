@@ -92,11 +92,14 @@ class HandlerSpec:
     occurrence: int = 0
     """How many equal entries stand before it."""
     identity: str = field(init=False, repr=False, compare=False)
-    """See the module. Made once: it is asked for several times for every invocation."""
+    """See the module. Made once, as the title: they are asked for several times for every invocation."""
+    title: str = field(init=False, repr=False, compare=False)
+    """What people see: its name, or its command."""
 
     def __post_init__(self) -> None:
-        """Make the identity."""
+        """Make identity and title."""
         object.__setattr__(self, "identity", self._identity())
+        object.__setattr__(self, "title", self.name or self.shown_command)
 
     def runs(self, event: Event) -> int:
         """How often the handler runs for this event."""
@@ -108,11 +111,6 @@ class HandlerSpec:
             return self.name
         digest = hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()[:12]
         return f"{digest}.{self.occurrence}" if self.occurrence else digest
-
-    @property
-    def title(self) -> str:
-        """What people see: its name, or its command."""
-        return self.name or self.shown_command
 
     @property
     def shown_command(self) -> str:
