@@ -95,9 +95,10 @@ class Worker:
         """Results that the dispatcher has not recorded yet."""
         self._left_behind: set[int] = set()
         """Process groups whose script has ended and that still live."""
-        self._spawning = False
         self._shortage = 0.0
         """Seconds that the last start waited for a shortage to end; 0.0: there is none."""
+        self._short = False
+        """It waits for that."""
         self._stopping = False
         self._claims = claims
         become_subreaper()
@@ -106,6 +107,8 @@ class Worker:
         self._link = DispatcherLink(
             child, credits=CREDITS, held=self._held, on_live=self._tell_all, on_frame=self._on_frame
         )
+        # Behind the link's: ends are told before the next scripts are started, which takes a while.
+        self._loop.before_wait.append(self._spawn_some)
 
     # --- dispatcher ---------------------------------------------------------------------------------------------------
 
@@ -130,7 +133,6 @@ class Worker:
                 if frame.lane:
                     self._lanes[frame.lane] = deque()
                 self._waiting.append(frame)
-                self._spawn_soon()
             case frames.Recorded(numbers):
                 for number in numbers:
                     self._ended.pop(number, None)
@@ -138,13 +140,10 @@ class Worker:
 
     # --- scripts ------------------------------------------------------------------------------------------------------
 
-    def _spawn_soon(self) -> None:
-        if not self._spawning and self._waiting:
-            self._spawning = True
-            self._loop.call_soon(self._spawn_some)
-
     def _spawn_some(self) -> None:
-        self._spawning = False
+        """At the end of each turn: start what has its turn."""
+        if self._short:
+            return
         for _ in range(min(SPAWNS_PER_TURN, len(self._waiting))):
             run = self._waiting.popleft()
             try:
@@ -153,14 +152,22 @@ class Worker:
                 self._waiting.appendleft(run)
                 self._wait_for_means(error.reason)
                 return
-        self._spawn_soon()
+        if self._waiting:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """There is something to do: the next turn does not wait."""
+        self._loop.call_soon(_nothing)
 
     def _wait_for_means(self, reason: str) -> None:
         if not self._shortage:
             self._log(f"No script can be started: {reason}; {len(self._waiting)} wait until it is possible")
         self._shortage = min(max(RETRY_MIN, 2 * self._shortage), RETRY_MAX)
-        self._spawning = True
-        self._loop.call_later(self._shortage, self._spawn_some)
+        self._short = True
+        self._loop.call_later(self._shortage, self._try_again)
+
+    def _try_again(self) -> None:
+        self._short = False
 
     def _spawn(self, run: frames.Run) -> None:
         self._claims.begin(run.invocation)
@@ -199,13 +206,13 @@ class Worker:
     def _not_started(self, run: frames.Run, reason: str) -> None:
         self._finish(_not_started(run, reason))
         self._next_of(run.lane)
+        self._go_on()  # what this turn had to tell has left already
 
     def _next_of(self, lane: str) -> None:
         """The turn of the next one of a lane has come."""
         behind = self._lanes.get(lane)
         if behind:
             self._waiting.append(behind.popleft())
-            self._spawn_soon()
         elif behind is not None:
             del self._lanes[lane]
 
@@ -290,6 +297,10 @@ class Worker:
 
     def _log(self, text: str) -> None:
         self._child.log("WARN", "agent", text)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _not_started(run: frames.Run, reason: str) -> frames.Finished:
