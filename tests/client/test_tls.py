@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,14 @@ def test_the_real_program_is_told_and_told_of(launch: Launcher, agent: Agent, au
     both_fail(str(real.options.rpc), Tls(ca=authority.ca), "the agent does not answer as one that speaks TLS")
 
 
+def test_certificates_hold_where_they_are_looked_at_strictly(agent: Agent, authority: Authority) -> None:
+    strictly = ssl.create_default_context(cafile=authority.ca)
+    strictly.verify_flags |= ssl.VERIFY_X509_STRICT  # the default of later Pythons
+    strictly.check_hostname = False
+    with Client(str(agent.options.rpc), tls=strictly) as client:
+        assert len(client.members()) == 1
+
+
 def test_older_clients_are_told_the_same(strict: Agent, authority: Authority) -> None:
     old = ssl.create_default_context(cafile=authority.ca)
     old.check_hostname = False
@@ -213,6 +222,11 @@ def server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
             thread.join(10)
 
 
+def greet(context: ssl.SSLContext, sock: socket.socket) -> None:
+    """Shake hands, and end."""
+    context.wrap_socket(sock, server_side=True).close()
+
+
 def test_what_a_server_does_instead_is_told(authority: Authority) -> None:
     tls = Tls(ca=authority.ca)
     with server(lambda sock: sock.sendall(b"SSH-2.0-OpenSSH_9.6\r\n" * 10)) as address:
@@ -221,8 +235,14 @@ def test_what_a_server_does_instead_is_told(authority: Authority) -> None:
         both_fail(address, tls, "the agent does not answer as one that speaks TLS")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.issue("agent", "127.0.0.1"))
-    with server(lambda sock: context.wrap_socket(sock, server_side=True).close()) as address:
+    with server(partial(greet, context)) as address:
         both_fail(address, tls, "the agent ended the connection after the handshake; its log says why")
+    for day, told in ((-9, "certificate has expired: renew it"), (9, "is not valid yet: is this host's clock right?")):
+        dated = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        begins, ends = timedelta(days=day - 1), timedelta(days=day)
+        dated.load_cert_chain(*authority.issue("agent", "127.0.0.1", begins=begins, ends=ends))
+        with server(partial(greet, dated)) as address:
+            both_fail(address, tls, told)
 
 
 def test_what_came_before_the_agent_was_gone_can_still_be_taken(agent: Agent, authority: Authority) -> None:

@@ -19,6 +19,18 @@ from cryptography.x509.oid import NameOID
 
 KEY_MODE = 0o600
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Authority:
     """Signs certificates; `ca` is the path of its own. All files are in one directory."""
@@ -32,6 +44,7 @@ class Authority:
         own = self._builder(self._subject, self._key, timedelta(days=-1), timedelta(days=30)).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
+        own = own.add_extension(_SIGNS, critical=True)
         self.ca = self._write(f"{name}.ca.pem", own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def issue(
@@ -66,6 +79,7 @@ class Authority:
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, begins: timedelta, ends: timedelta
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
+        # Later Pythons want each certificate to say whose key it holds, and which key has signed it.
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -74,6 +88,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + begins)
             .not_valid_after(now + ends)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
     def _write(self, name: str, content: bytes) -> str:
