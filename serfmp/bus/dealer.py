@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 FRAMES_PER_TURN: Final = 64
 """Frames taken in one turn."""
 
+TAKING_TIME: Final = 0.05
+"""Seconds after which a turn takes no further frame: each may hold thousands of members, and a main loop that does not
+turn for seconds counts as stuck."""
+
 
 class Dealer:
     """See the module.
@@ -101,8 +105,10 @@ class Dealer:
             self._waiting.popleft()
 
     def _receive(self) -> None:
+        clock = self._child.loop.clock
+        until = clock() + TAKING_TIME
         for _ in range(FRAMES_PER_TURN):
-            if self._socket is None or self._watched is None:
+            if self._socket is None or self._watched is None or clock() >= until:
                 return
             try:
                 message = self._socket.recv(zmq.NOBLOCK)

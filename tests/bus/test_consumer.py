@@ -12,6 +12,7 @@ import zmq
 
 from serfmp.bus import frames, plain
 from serfmp.bus.consumer import DetectorLink
+from serfmp.bus.dealer import TAKING_TIME
 from serfmp.bus.endpoints import Endpoints
 from serfmp.bus.loop import Loop
 from serfmp.detector.effects import Event, EventRequest, Member, MemberStatus, UserEventReceived
@@ -227,3 +228,27 @@ def test_a_new_consumer_goes_on_where_the_old_one_had_acknowledged(pair: Pair) -
     pair.link = pair.new_link(-1)
     pair.until(lambda: len(pair.delivered) == 4)
     assert [event.sequence for event in pair.delivered] == [7, 8, 9, 10]
+
+
+def test_frames_that_take_long_are_taken_in_turns_of_their_own(pair: Pair) -> None:
+    pair.until(lambda: pair.frames)
+    taken: list[int] = []
+
+    def slow(_frame: Any) -> None:
+        taken[-1] += 1
+        began = pair.loop.clock()
+        while pair.loop.clock() < began + TAKING_TIME:
+            pass
+
+    pair.frames.clear()
+    pair.link._on_frame = slow
+    for number in range(3):
+        pair.hub.row_changed(member(number))
+        pair.hub.flush()
+
+    def turns() -> bool:
+        taken.append(0)
+        return sum(taken) == 3
+
+    pair.until(turns)
+    assert max(taken) == 1
