@@ -174,6 +174,12 @@ class Hub:
         """At the end of the turn, look for events in the outbox."""
         self._pumping = True
 
+    def hurry(self) -> None:
+        """In the last turn: nothing waits for others."""
+        for consumer in self._consumers.values():
+            consumer.next_at = 0.0
+        self.pump()
+
     def flush(self) -> None:
         """Send what the turn brought, and events as far as windows allow."""
         pumping, self._pumping = self._pumping, False

@@ -236,6 +236,7 @@ class Detector:
             self._flush()
             self._snapshot.close(grace)
             self._look_at_snapshot()
+        self._hub.hurry()
         self._loop.stop()
 
     # --- input --------------------------------------------------------------------------------------------------------

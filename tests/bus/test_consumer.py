@@ -16,7 +16,8 @@ from serfmp.bus.dealer import TAKING_TIME
 from serfmp.bus.endpoints import Endpoints
 from serfmp.bus.loop import Loop
 from serfmp.detector.effects import Event, EventRequest, Member, MemberStatus, UserEventReceived
-from serfmp.detector.hub import EVENT_WINDOW, ROWS_PER_SLICE, Hub
+from serfmp.detector.hub import EVENT_WINDOW, PACES, ROWS_PER_SLICE, Hub
+from tests.harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,6 +143,42 @@ def test_events_beyond_the_window_wait_for_acknowledgements(pair: Pair) -> None:
     pair.link.acknowledge(2 * EVENT_WINDOW)
     pair.until(lambda: len(pair.delivered) == 3 * EVENT_WINDOW)
     assert pair.delivered == pair.events
+
+
+def test_many_events_wait_for_each_other_but_not_in_the_last_turn_nor_before_an_answer(pair: Pair) -> None:
+    pair.until(lambda: pair.link.live)
+    now = pair.loop.clock() + 1.0
+    pair.loop.clock = lambda: now
+
+    def delivered(count: int) -> None:
+        def look() -> bool:
+            turn()
+            return len(pair.delivered) == count
+
+        eventually(look, 20.0, f"{count} events", interval_s=0.0)
+
+    def turn() -> None:
+        pair.loop.call_soon(lambda: None)
+        pair.loop.turn()
+
+    def waits() -> bool:
+        """Whether an event that comes now stays where it is."""
+        sent = pair.hub._consumers["rpc"].sent
+        pair.publish(1)
+        turn()
+        return pair.hub._consumers["rpc"].sent == sent
+
+    assert not waits()
+    assert waits()
+    assert waits()
+    now += PACES["rpc"]
+    delivered(3)
+    assert waits()
+    pair.hub.answer("rpc", 1, frames.Answered(77, None, ""))
+    delivered(4)
+    assert waits()
+    pair.hub.hurry()
+    delivered(5)
 
 
 def test_an_answer_comes_after_what_the_request_caused(pair: Pair) -> None:
