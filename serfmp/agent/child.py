@@ -34,6 +34,8 @@ import zmq
 from serfmp.agent.config import AgentConfig
 from serfmp.agent.heartbeat import HeartbeatPage
 from serfmp.agent.logging import ChildLog
+from serfmp.agent.memory import PERIOD as MEMORY_PERIOD
+from serfmp.agent.memory import Spare
 from serfmp.agent.orphans import end_orphans
 from serfmp.bus import frames
 from serfmp.bus.control import ControlSocket, receive_blocking
@@ -144,6 +146,7 @@ class Child:
         self.loop.on_look = self._stamp
         self.loop.before_wait.append(self.log_sink.end_turn)
         self._stamp(self.loop.clock())
+        self.loop.call_every(MEMORY_PERIOD, Spare().look)
         self._report_clock = ReportClock(self.loop, self.reporter, lambda: self._page.watched, self._report)
 
     def log(self, level: str, component: str, text: str) -> None:
