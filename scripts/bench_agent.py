@@ -182,8 +182,8 @@ def _commands(launch: Launcher, options: Options, report: Report, progress: Prog
     report.tell("members command, ms: serf", spread(found["serf"], 1000))
 
 
-def _idle(launch: Launcher, options: Options, report: Report, progress: Progress) -> None:
-    ours = launch.serfmp("s1", profile="lan", log_level="INFO")
+def _idle(launch: Launcher, options: Options, report: Report, progress: Progress, env: dict[str, str]) -> None:
+    ours = launch.serfmp("s1", profile="lan", log_level="INFO", env=env)
     real = launch.serf("r1", profile="lan", log_level="INFO", join=[ours])
     third = launch.serf("r2", profile="lan", log_level="INFO", join=[ours])
     agents = {"serfmp": ours, "serf": real}

@@ -1,7 +1,7 @@
 """Network interfaces by name (spec agent.md 1.5): which address of one is bound.
 
 Rules: with the bind host `0.0.0.0` the interface's first address that is not link-local is taken; any other host must
-be an address of the interface. Errors are worded as Serf's.
+be an address of the interface. Errors are worded as Serf's. psutil is imported by who asks: most agents name none.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable
-
-import psutil
 
 from serfmp.errors import UserError
 
@@ -20,12 +18,16 @@ ANY = "0.0.0.0"
 
 def require_interface(name: str) -> None:
     """Raise `UserError` if the host has no interface of this name."""
+    import psutil
+
     if name not in psutil.net_if_addrs() and name not in psutil.net_if_stats():
         raise UserError("Invalid network interface: route ip+net: no such network interface")
 
 
 def interface_address(name: str, bind_host: str, say: Callable[[str], None]) -> str:
     """The address to bind. `say` is told of one that was chosen. Raises `UserError`."""
+    import psutil
+
     addresses = [
         ipaddress.ip_address(entry.address.partition("%")[0])
         for entry in psutil.net_if_addrs().get(name, [])

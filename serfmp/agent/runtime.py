@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import grp
-import hashlib
 import os
 import re
 import stat
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from serfmp.bus.endpoints import PATH_LIMIT, Endpoints
+from serfmp.digest import short_name
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class RuntimeDirectory:
     def __init__(self, config: AgentConfig) -> None:
         base = base_directory(config)
         identity = f"{config.node}\n{config.bind_host}\n{config.bind_port}"
-        digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:12]
+        digest = short_name(identity.encode(errors="surrogateescape"))
         name = f"{re.sub('[^A-Za-z0-9.-]', '_', config.node)[:24]}-{digest}"
         if len(os.fsencode(base / name)) + _LONGEST_SOCKET > PATH_LIMIT:
             name = digest

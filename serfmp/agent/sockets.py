@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from serfmp.errors import UserError
 from serfmp.wire.address import MAPPED_PREFIX
 from serfmp.wire.host_port import join_host_port
@@ -157,6 +155,8 @@ def advertised_address(bound_host: str, advertise_host: str) -> bytes:
         return ipaddress.ip_address(advertise_host).packed
     if bound_host not in {"0.0.0.0", "::"}:
         return ipaddress.ip_address(bound_host).packed
+    import psutil  # 1.6 MB, which an agent with an address of its own does not need
+
     for addresses in psutil.net_if_addrs().values():
         for entry in addresses:
             if entry.family == socket.AF_INET:

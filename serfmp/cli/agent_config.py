@@ -32,7 +32,6 @@ from serfmp.detector.config import (
 from serfmp.detector.swim.join import SRV
 from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
-from serfmp.io.mdns import require_zeroconf
 from serfmp.io.resolver import require_dns
 from serfmp.wire.crypto import Keyring
 from serfmp.wire.host_port import TLS_SCHEME, join_host_port
@@ -341,6 +340,8 @@ def check(config: AgentConfig) -> None:
     if any(address.startswith(SRV) for address in (*config.start_join, *config.retry_join)):
         require_dns()
     if config.discover:
+        from serfmp.io.mdns import require_zeroconf
+
         require_zeroconf()
     if not SERF_PROTOCOL_MIN <= config.protocol <= SERF_PROTOCOL_MAX:
         side = "low" if config.protocol < SERF_PROTOCOL_MIN else "high"

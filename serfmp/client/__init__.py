@@ -16,7 +16,6 @@ from serfmp.client.errors import (
     KeysError,
     ProtocolError,
 )
-from serfmp.client.sync import Client, Monitor, Query, Stream
 
 if TYPE_CHECKING:
     from serfmp.client.aio import AsyncClient, AsyncQuery, AsyncRecords
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
         Setting,
         UserEvent,
     )
+    from serfmp.client.sync import Client, Monitor, Query, Stream
     from serfmp.client.tls import Tls
 
 __all__ = [
@@ -93,13 +93,14 @@ _LAZY = {
         ),
         "records",
     ),
+    **dict.fromkeys(("Client", "Monitor", "Query", "Stream"), "sync"),
     "Member": "members",
     "Tls": "tls",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """What needs asyncio, ZeroMQ or TLS, and all records, are imported when asked for: most commands need none."""
+    """Everything but errors is imported when it is asked for: nobody needs all of it, an agent only addresses."""
     if name in _LAZY:
         return getattr(importlib.import_module(f"serfmp.client.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

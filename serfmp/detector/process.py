@@ -13,8 +13,8 @@ Two rules guard others against our own slowness:
 
 from __future__ import annotations
 
+import os
 import random
-import secrets
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -145,7 +145,7 @@ class Detector:
         found = self._open_snapshot(read=recovered is None)
         self._core = Core(
             core_config(child),
-            random.Random(secrets.randbits(128)),
+            random.Random(os.urandom(16)),
             now,
             child.generation,
             recovered,

@@ -17,7 +17,6 @@ tells apart entries that are equal.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serfmp.detector.effects import Event, EventKind, MemberEvent
+from serfmp.digest import short_name
 from serfmp.durations import parse_duration
 from serfmp.errors import UserError
 from serfmp.events.policy import (
@@ -109,7 +109,7 @@ class HandlerSpec:
     def _identity(self) -> str:
         if self.name:
             return self.name
-        digest = hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()[:12]
+        digest = short_name(json.dumps(self.to_plain(), sort_keys=True).encode())
         return f"{digest}.{self.occurrence}" if self.occurrence else digest
 
     @property

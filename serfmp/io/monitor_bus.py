@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections import Counter
 from contextlib import suppress
@@ -87,7 +86,7 @@ class MonitorBus:
         self._loop = loop
         self._node = node
         self._state = state
-        self.epoch = secrets.token_hex(8)
+        self.epoch = os.urandom(8).hex()
         """Names the run of this process: numbers begin anew with another one."""
         self._number = 0
         self._numbers: Counter[str] = Counter()

@@ -15,6 +15,7 @@ import pytest
 from serfmp.agent.config import AgentConfig
 from serfmp.agent.runtime import RuntimeDirectory
 from serfmp.bus.endpoints import PATH_LIMIT, Endpoints
+from serfmp.digest import short_name
 from serfmp.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,3 +84,22 @@ def test_an_unusable_place_is_refused_with_advice(short: Path) -> None:
     (short / "file").touch()
     with pytest.raises(UserError, match="choose another with -runtime-dir"):
         RuntimeDirectory(config(short / "file"))
+
+
+def test_short_names_differ_and_stay_the_same() -> None:
+    names = {short_name(f"n{number}\n127.0.0.1\n{port}".encode()) for number in range(100) for port in range(100)}
+    assert len(names) == 10_000
+    assert all(len(name) == 12 for name in names)
+    assert short_name(b"alpha") == short_name(b"alpha")
+    assert short_name(b"alpha") != short_name(b"ahpla")
+
+
+def test_an_agent_without_keys_and_token_does_not_load_openssl() -> None:
+    program = (
+        "import importlib, sys, serfmp.cli.agent, serfmp.agent.supervisor\n"
+        "from serfmp.agent.child import ROLES\n"
+        "for module in ROLES.values(): importlib.import_module(module)\n"
+        "print(sorted({'_hashlib', 'ssl', 'cryptography'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
