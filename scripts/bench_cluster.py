@@ -5,8 +5,9 @@ it alone for a while, sends events, kills agents and starts them again, lets som
 
 * All agents but the first are started at once and join the first. The cluster has joined when each agent shows all
   alive. Processor time is that of all processes of all agents until then.
-* Who shows what is asked for over RPC, every 0.05 s; an event has come when it is read from an agent's stream. Streams
-  tell of failures late on purpose (Serf coalesces them), so they only serve to find members that were failed falsely.
+* Who shows what is asked for over RPC, every 0.05 s, and every 2 % of the time that has passed after some seconds; an
+  event has come when it is read from an agent's stream. Streams tell of failures late on purpose (Serf coalesces them),
+  so they only serve to find members that were failed falsely.
 * A kill ends all processes of an agent with SIGKILL. It is started again under its name and address before the next.
 * Everything has a deadline. What did not show by then is counted, is missing in medians, and misses a bar.
 * Clusters and what measures them share the processors: 25 of ours are about 175 processes, and on a small machine the

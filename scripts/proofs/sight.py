@@ -3,8 +3,9 @@
 Rules:
 
 * Times are seconds of the monotonic clock at which the answer or the event was read here.
-* An agent is asked every `LOOK_S`, and again only after it has answered; one that does not answer yet, or whose
-  connection ends, is connected to anew. So what is measured is coarser than a look, and a look costs little.
+* An agent is asked every `LOOK_S`, later in pauses that are a share of the time that has passed, and again only after
+  it has answered; one that does not answer yet, or whose connection ends, is connected to anew. What is measured is
+  late by such a pause at most.
 * Streams are read by one thread, which has nothing else to do.
 """
 
@@ -25,7 +26,10 @@ import msgpack
 from tests.harness import Endpoint
 
 LOOK_S = 0.05
-"""Between two questions to one agent."""
+"""Between two questions to one agent, at first."""
+
+LOOK_SHARE = 0.02
+"""Of the time that has passed: later questions are further apart, and do not make longer what takes long anyway."""
 
 CONNECT_S = 5.0
 READ = 1 << 18
@@ -90,8 +94,8 @@ def shown(
     found: dict[str, float] = {}
     lines: dict[str, Line | None] = dict.fromkeys(endpoints)
     waiting: set[str] = set()
-    turn = time.monotonic()
-    deadline = turn + deadline_s
+    began = turn = time.monotonic()
+    deadline = began + deadline_s
     with selectors.DefaultSelector() as selector:
 
         def drop(line: Line) -> None:
@@ -103,7 +107,7 @@ def shown(
         try:
             while len(found) < len(endpoints) and time.monotonic() < deadline:
                 if time.monotonic() >= turn:
-                    turn = time.monotonic() + LOOK_S
+                    turn = time.monotonic() + max(LOOK_S, LOOK_SHARE * (time.monotonic() - began))
                     for agent in lines.keys() - found.keys() - waiting:
                         with contextlib.suppress(OSError):
                             line = lines[agent]
