@@ -131,7 +131,7 @@ def measure(launch: Launcher, options: Options, progress: Progress, env: dict[st
     parts: dict[str, Callable[[], None]] = {
         "starts": lambda: _starts(launch, options, report, progress, env),
         "commands": lambda: _commands(launch, options, report, progress, env),
-        "idle": lambda: _idle(launch, options, report, progress),
+        "idle": lambda: _idle(launch, options, report, progress, env),
         "acks": lambda: _acks(launch, options, report, progress),
         "rpc": lambda: _rpc(launch, options, report, progress),
         "memory": lambda: _memory(launch, options, report, progress),
@@ -299,9 +299,12 @@ def _memory(launch: Launcher, options: Options, report: Report, progress: Progre
     for what, times in sorted(traffic.done.items()):
         report.tell(f"  traffic: {what}", times)
     others = [text for kind, text in traffic.errors if kind == "serf"]
-    report.require_none("  traffic: errors of clients, but for serf's", len(traffic.errors) - len(others))
+    ours = [text for kind, text in traffic.errors if kind != "serf"]
+    report.require_none("  traffic: errors of clients of serfmp", len(ours))
+    for text in ours[:3]:
+        report.tell("    for example", text[:80])
     report.tell("  traffic: errors of clients of serf", len(others))
-    for _, text in traffic.errors[:3]:
+    for text in others[:1]:
         report.tell("    for example", text[:80])
     for agent in agents.values():
         agent.close()
@@ -322,13 +325,15 @@ def main() -> int:
     arguments = parser("What an agent costs, beside the real one.")
     arguments.add_argument("--rounds", type=int, default=None, help="of acks and RPC (3; short: 2)")
     arguments.add_argument("--seconds", type=float, default=None, help="of such a round (2; short: 0.5)")
+    arguments.add_argument("--minutes", type=float, default=None, help="of traffic (5; short: 10 s)")
     arguments.add_argument("--only", choices=PARTS, nargs="+", default=None, help="these parts alone")
     given = arguments.parse_args()
     end_on_terminate()
     with workplace(given.keep) as place:
         options = SHORT if given.short else Options()
         options = replace(options, rounds=given.rounds or options.rounds, seconds=given.seconds or options.seconds)
-        options = replace(options, parts=tuple(given.only or options.parts))
+        traffic_s = options.traffic_s if given.minutes is None else 60 * given.minutes
+        options = replace(options, parts=tuple(given.only or options.parts), traffic_s=traffic_s)
         report = measure(place.launch, options, Progress(), compiled(place.directory))
     return conclude(report, given.json)
 
