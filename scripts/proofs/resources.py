@@ -59,7 +59,9 @@ def look(agent: Agent, client: Client, now: float) -> Sample:
         if role == "other":
             continue
         for index, pid in enumerate(pids):
-            processes[role if len(pids) == 1 else f"{role}-{index}"] = of_process(pid)
+            # A script that is just being started has its worker's title still, and may be gone already.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                processes[role if len(pids) == 1 else f"{role}-{index}"] = of_process(pid)
     serf = client.stats()["serf"]
     queues = {name: int(serf[name]) for name in QUEUES}
     handlers = client.handlers()
