@@ -158,7 +158,7 @@ class Watchdog:
 
 def processor_time(pid: int) -> tuple[float, float]:
     """Seconds for which a process has had a processor, and waited for one; 0.0 where the kernel does not tell."""
-    # Asked of each child four times a second for as long as the agent lives: no file object.
+    # Asked again and again while a host has no time to spare: no file object.
     try:
         descriptor = os.open(f"/proc/{pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
