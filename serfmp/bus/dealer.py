@@ -108,7 +108,7 @@ class Dealer:
         clock = self._child.loop.clock
         until = clock() + TAKING_TIME
         for _ in range(FRAMES_PER_TURN):
-            if self._socket is None or self._watched is None or clock() >= until:
+            if self._socket is None or self._watched is None:
                 return
             try:
                 message = self._socket.recv(zmq.NOBLOCK)
@@ -122,5 +122,5 @@ class Dealer:
                     self._on_frame(frames.decode(body))
             else:
                 self._on_frame(frame)
-            if not self._watched.ready():  # cheaper than to be refused a message
+            if clock() >= until or not self._watched.ready():  # cheaper than to be refused a message
                 return

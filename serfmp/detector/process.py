@@ -43,7 +43,7 @@ from serfmp.wire.packet import label_bytes, label_header
 from serfmp.wire.snapshot import SnapshotState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from serfmp.agent.child import Child
 
@@ -51,7 +51,7 @@ FRAMES_PER_TURN: Final = 16
 """Frames taken from gossip in one turn: at most 1024 packets."""
 
 TAKING_TIME: Final = 0.05
-"""Seconds after which a turn takes no further frame: 1024 packets full of deaths would take seconds, and a main loop
+"""Seconds after which a turn takes no further packet: 1024 packets full of deaths would take seconds, and a main loop
 that does not turn for so long counts as stuck."""
 
 MERGE_BUDGET: Final = 128
@@ -112,6 +112,8 @@ class Detector:
         """A frame of the present gossip process has come."""
         self._gossip_again = False
         """The present gossip process is not the first one."""
+        self._rest: tuple[frames.Envelope, Iterator[frames.Packet]] | None = None
+        """A frame of packets that was begun, and what is left of it."""
         self._waiting: deque[object] = deque()
         self._fenced_until = 0.0
         self._bad_messages = 0
@@ -244,7 +246,8 @@ class Detector:
     def _receive(self) -> None:
         until = self._loop.clock() + TAKING_TIME
         for _ in range(FRAMES_PER_TURN):
-            if self._loop.clock() >= until:
+            # What is left of a frame comes first, at the beginning of the next turn.
+            if self._rest is not None:
                 return
             try:
                 message = self._packets.recv(zmq.NOBLOCK)
@@ -252,22 +255,40 @@ class Detector:
                 return
             envelope, frame = frames.open_sealed(message)
             present = envelope.sender == self._gossip_generation
-            if present:
-                self._handled = envelope.sequence
-                if not isinstance(frame, frames.PacketBatch) or self._handled - self._handled_told >= HANDLED_TOGETHER:
-                    self._tells_handled = True
-                if not self._gossip_heard:
-                    self._gossip_heard = True
-                    self._find_gossip(envelope.sender)
+            if present and not self._gossip_heard:
+                self._gossip_heard = True
+                self._find_gossip(envelope.sender)
             # Packets of a gossip process that died since are as good as any; its streams and answers are not.
-            if present or isinstance(frame, frames.PacketBatch):
+            if isinstance(frame, frames.PacketBatch):
+                self._rest = envelope, iter(frame.packets)
+                self._take_rest(until)
+            elif present:
+                self._handled = envelope.sequence
+                self._tells_handled = True
                 self._handle(frame)
+            if self._loop.clock() >= until:
+                return
+
+    def _go_on(self) -> None:
+        self._take_rest(self._loop.clock() + TAKING_TIME)
+
+    def _take_rest(self, until: float) -> None:
+        """Take the packets of the frame that was begun, and go on in the next turn where the time is not enough."""
+        if self._rest is None:
+            return
+        envelope, packets = self._rest
+        if not self._take_packets(packets, until):
+            self._loop.call_soon(self._go_on)
+            return
+        self._rest = None
+        if envelope.sender == self._gossip_generation:
+            self._handled = envelope.sequence
+            if self._handled - self._handled_told >= HANDLED_TOGETHER:
+                self._tells_handled = True
 
     def _handle(self, frame: Any) -> None:
         core = self._core
         match frame:
-            case frames.PacketBatch(packets):
-                self._take_packets(packets)
             case frames.StreamArrived(stream, host, port, message):
                 core.receive_stream(stream, message, (host, port), self._loop.clock())
             case frames.StreamAnswered(token, reply, error, remote):
@@ -280,8 +301,9 @@ class Detector:
                 self._host.late(self._loop.clock(), self._loop.clock() - self._fence_sent)
                 self._fenced_until, self._fence_sent = self._fence_sent, None
 
-    def _take_packets(self, packets: list[frames.Packet]) -> None:
-        receive = self._core.receive
+    def _take_packets(self, packets: Iterator[frames.Packet], until: float) -> bool:
+        """Whether all were taken in time."""
+        receive, clock = self._core.receive, self._loop.clock
         for host, port, arrival, timed, parts in packets:
             source = (host, port)
             for part in parts:
@@ -291,6 +313,9 @@ class Detector:
                     self._count_bad(error, host, port)
                 else:
                     receive(message, source, arrival, timed)
+            if clock() >= until:
+                return False
+        return True
 
     def _count_bad(self, error: WireError, host: str, port: int) -> None:
         self.counters["serfmp.messages.bad"] += 1
