@@ -26,7 +26,7 @@ import msgpack
 from serfmp.errors import InternalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 BANK_SIZE: Final = 96 * 1024 * 1024
 """Bytes of a bank; memory is used only as far as it is filled."""
@@ -92,8 +92,11 @@ class Journal:
         _WORD.pack_into(self._map, _FILL_AT[self._bank], self._fill)
 
     def replay(self) -> list[list[Any]]:
-        """All records in order. A damaged one, which cannot come from a killed writer, ends the list."""
-        records: list[list[Any]] = []
+        """All records in order."""
+        return list(self.records())
+
+    def records(self) -> Iterator[list[Any]]:
+        """The same, one by one, while nothing is written. A damaged one, which no killed writer leaves, ends them."""
         start = _PAGE + self._bank * BANK_SIZE
         position, end = start, start + self._fill
         while position + _RECORD.size <= end:
@@ -102,9 +105,8 @@ class Journal:
             body = self._map[position : position + length]
             if position + length > end or zlib.crc32(body) != checksum:
                 break
-            records.append(msgpack.unpackb(body, unicode_errors="surrogateescape", strict_map_key=False))
+            yield msgpack.unpackb(body, unicode_errors="surrogateescape", strict_map_key=False)
             position += length
-        return records
 
     def compact(self, records: Iterable[Iterable[Any]]) -> None:
         """Replace all records by these, in one indivisible step. Raises `JournalOverflowError` and changes nothing."""

@@ -17,6 +17,7 @@ import os
 import random
 import time
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -140,8 +141,9 @@ class Detector:
             **Watchers(child).actions,
         }
         self._journal = Journal(child.descriptors["journal"])
-        records = self._journal.replay()
-        recovered = Recovered.replay(tuple(record) for record in records) if records else None
+        records = self._journal.records()
+        first = next(records, None)
+        recovered = None if first is None else Recovered.replay(map(tuple, chain((first,), records)))
         self._disk = Disk(child.loop)
         self._snapshot: SnapshotWriter | None = None
         found = self._open_snapshot(read=recovered is None)
