@@ -103,7 +103,7 @@ class LineFeed:
         self._flush()
 
     def _end_turn(self) -> None:
-        if not self._waiting or self._timed:
+        if not self._waiting or self._timed or self._blocked:
             return
         if self._loop.clock() >= self._next_at:
             self._flush()

@@ -2,13 +2,14 @@
 
 Rules:
 
-* Lines go over a SEQPACKET socketpair, each message with one or more of them, so that the last lines of a crashing
-  child are whole and survive it. A full socket drops lines; how many were lost is told by the next one that gets
+* Lines go over a SEQPACKET socketpair, each message with one or more of them, so that what a crashing child has sent is
+  whole and survives it. A full socket drops lines; how many were lost is told by the next one that gets
   through.
 * Lines from DEBUG up are sent whatever the agent's level is: monitors want them (spec agent.md 2.3). Those that only
   monitors want leave half of the socket's room to the others, and are dropped without a word beyond that.
 * Lines below WARN are sent together, never behind a later line: a message costs its sender and the supervisor more than
-  a line. Those of INFO leave at the end of the turn unless lines have just left, all at most `TOGETHER_S` late.
+  a line. Those of INFO leave at the end of the turn unless lines have just left, all at most `TOGETHER_S` late. What
+  waits is lost with a process that is killed; one that fails by itself sends it first.
 * Only the supervisor writes the log anywhere.
 """
 
