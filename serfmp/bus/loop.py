@@ -8,7 +8,8 @@ Rules:
   before every wait; while a socket has input left the loop does not sleep. Behind the wait only those are asked that
   had input then, or whose descriptors have fired since.
 * Only the use of a socket can make its descriptor miss something, and asking costs 2 µs. Whoever says of each use
-  outside its callback (`Watched.used`) may add it with `told`: it is asked only after it was used.
+  outside its callback (`Watched.used`) may add it with `told`: it is asked only after it was used, and, in case one was
+  forgotten, after a wait that nothing ended.
 * A callback for input handles a bounded amount and returns. Returning is enough: descriptors are level-triggered,
   sockets are asked again.
 * `lateness` is the time since the last look at input that was neither planned as waiting nor used for it: by how much
@@ -217,6 +218,9 @@ class Loop:
         planned = self._plan(busy=bool(ready or self._soon))
         found = self._epoll.poll(planned, EPOLL_BATCH)
         now = self.clock()
+        if not found:
+            for watched in self._watched.values():
+                watched.used = True
         self.lateness = max(0.0, now - self._wake_at) + self._worked
         self.looked_at = now
         if self.on_look is not None:
@@ -232,14 +236,14 @@ class Loop:
         # callbacks above have brought about is found before the next wait.
         ready.update(number for number, _ in found)
         for number in [number for number in self._watched if number in ready]:
-            watched = self._watched.get(number)
-            if watched is None:
+            known = self._watched.get(number)
+            if known is None:
                 continue
-            events = watched.ready()
-            if events & _POLLIN and watched.on_readable is not None:
-                watched.on_readable()
-            if events & _POLLOUT and watched.on_writable is not None:
-                callback_once, watched.on_writable = watched.on_writable, None
+            happened = known.ready()
+            if happened & _POLLIN and known.on_readable is not None:
+                known.on_readable()
+            if happened & _POLLOUT and known.on_writable is not None:
+                callback_once, known.on_writable = known.on_writable, None
                 callback_once()
         if self.after_input is not None:
             self.after_input(now)

@@ -11,6 +11,7 @@ import zmq
 
 from serfmp.bus.endpoints import make_socket
 from serfmp.bus.loop import READ, WRITE, Loop
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,6 +143,31 @@ def test_a_socket_whose_uses_are_told_misses_no_answer(
             break
         loop.turn()
     assert len(seen) >= 1500
+
+
+def test_a_use_that_was_not_told_is_made_up_for_by_the_next_idle_wait(
+    context: zmq.Context[zmq.Socket[bytes]], tmp_path: os.PathLike[str]
+) -> None:
+    loop = Loop()
+    address = f"ipc://{os.fspath(tmp_path)}/s"
+    one, other = make_socket(context, zmq.DEALER, hwm=100), make_socket(context, zmq.DEALER, hwm=100)
+    one.bind(address)
+    other.connect(address)
+    seen: list[bytes] = []
+    watched = loop.add_socket(one, lambda: seen.append(one.recv(zmq.NOBLOCK)), told=True)
+    other.send(b"missed")
+    eventually(
+        lambda: int(one.getsockopt(zmq.EVENTS)) & zmq.POLLIN, 10.0, "it is there, and its descriptor has told it"
+    )
+    watched.used = False
+
+    def taken() -> bool:
+        loop.turn()
+        return seen == [b"missed"]
+
+    eventually(taken, 10.0, "it is taken")
+    one.close()
+    other.close()
 
 
 def test_time_spent_working_or_frozen_shows_as_lateness() -> None:
