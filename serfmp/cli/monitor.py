@@ -2,12 +2,14 @@
 
 Rules: first the last lines of the log from the level up, then new ones; events between them, as `Event Info:` and one
 line for each field, in Serf's notation, sorted by name. Control characters in log lines are escaped, but for tabs and
-line breaks. Interrupted: exit code 0. The agent goes away: exit code 1.
+line breaks. Interrupted: exit code 0, also where a shell has started it in the background, with interrupts ignored. The
+agent goes away: exit code 1.
 """
 
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +51,7 @@ _ESCAPES: Final = {
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Show log and events. Returns the exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with connected(values) as client:
         try:
             stream = client.stream("*")

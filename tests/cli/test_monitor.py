@@ -92,6 +92,14 @@ def test_refusals_and_the_end_of_the_agent_are_as_recorded(launch: Launcher, tmp
         assert watched.output().endswith(RECORDED["agent-dies"]["stdout"])
 
 
+def test_it_can_be_interrupted_where_a_shell_has_begun_it_in_the_background(launch: Launcher, tmp_path: Path) -> None:
+    ignoring = ("/bin/sh", "-c", """trap '' INT; exec "$@" """, "sh", sys.executable, "-m", "serfmp")
+    agent = launch.serfmp("alpha", log_level="INFO")
+    with watching(ignoring, agent, tmp_path / "shown") as watched:
+        watched.wait("[INFO] agent: Serf agent starting\n")
+        assert watched.end(signal.SIGINT) == 0
+
+
 @pytest.mark.parametrize(
     ("program", "kind"),
     [
