@@ -52,7 +52,7 @@ MESSAGES_PER_TURN: Final = 64
 TOGETHER_BYTES: Final = 256 * 1024
 """Frames of a turn that are larger together leave in several messages."""
 
-PACES: Final = {"rpc": 0.01, "dispatcher": 0.02}
+PACES: Final = {"rpc": 0.005, "dispatcher": 0.02}
 """Seconds between two messages that bring a consumer nothing but events: a message costs both sides more than an event.
 The first one after a pause of so long leaves at once."""
 
