@@ -156,7 +156,7 @@ class AsyncQuery(AsyncRecords[QueryAnswer]):
         if answer.kind == "done":
             self.end()
             self._client.forget_stream(self._sequence)
-        else:
+        elif answer.node:
             self._put(answer)
 
     async def close(self) -> None:

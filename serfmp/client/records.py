@@ -48,7 +48,10 @@ Event = MemberEvent | UserEvent | QueryEvent
 
 @dataclass(frozen=True, slots=True)
 class QueryAnswer:
-    """News of a query: `kind` is ack, response (with its payload) or done, which is the last."""
+    """News of a query: `kind` is ack, response (with its payload) or done, which is the last.
+
+    Real agents sometimes tell an ack or a response of nobody when a query ends: clients leave it out.
+    """
 
     kind: str
     node: str

@@ -157,7 +157,7 @@ class Query(_Records["QueryAnswer"]):
         if answer.kind == "done":
             self._ended = True
             self._client.forget_stream(self._sequence)
-        else:
+        elif answer.node:
             super().take(record)
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ from serfmp.client import (
     QueryEvent,
     UserEvent,
 )
+from tests.client.test_sync import end_a_query_with_nobody
 from tests.harness import Agent, Launcher, eventually, needs_serf
 from tests.harness.certificates import Authority
 
@@ -284,3 +285,12 @@ def test_both_clients_have_the_same_methods() -> None:
     blocking = {name for name in vars(Client) if not name.startswith("_")}
     alone = {"either", "wait_for_input", "end_stream", "forget_stream"}
     assert blocking - alone == {name for name in vars(AsyncClient) if not name.startswith("_")} - {*alone, "connect"}
+
+
+def test_acks_and_responses_of_nobody_are_left_out() -> None:
+    async def talk(client: AsyncClient) -> None:
+        answers = [answer async for answer in await client.query("q", ack=True)]
+        assert [(answer.kind, answer.node) for answer in answers] == [("ack", "a"), ("response", "a")]
+
+    with server(end_a_query_with_nobody) as address:
+        run(address, talk)

@@ -288,3 +288,22 @@ def test_importing_the_client_is_cheap() -> None:
     program = "import sys, serfmp.client; print(*sorted(name.partition('.')[0] for name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & {"zmq", "psutil", "cryptography", "rich", "click", "asyncio", "re2"} == set()
+
+
+def end_a_query_with_nobody(sock: socket.socket) -> None:
+    """As real agents do at times."""
+    sock.recv(65536)
+    sock.sendall(HANDSHAKE)
+    sock.recv(65536)
+    header = msgpack.packb({"Error": "", "Seq": 1})
+    told = [("ack", "a", None), ("response", "a", b"x"), ("ack", "", None), ("response", "", None), ("done", "", None)]
+    sock.sendall(header)
+    for kind, node, payload in told:
+        sock.sendall(header + msgpack.packb({"Type": kind, "From": node, "Payload": payload}))
+    sock.recv(65536)
+
+
+def test_acks_and_responses_of_nobody_are_left_out() -> None:
+    with server(end_a_query_with_nobody) as address, Client(address) as client:
+        answers = [(answer.kind, answer.node, answer.payload) for answer in client.query("q", ack=True)]
+    assert answers == [("ack", "a", b""), ("response", "a", b"x")]

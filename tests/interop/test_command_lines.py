@@ -73,6 +73,10 @@ ASKED: Final[list[list[str]]] = [
     ["monitor", "-log-level=nope"],
 ]
 
+OF_NOBODY: Final = 5
+"""How often the real program may be asked again: real agents sometimes end a query with an ack or a response of nobody,
+which it shows."""
+
 ELSEWHERE: Final = {
     "agent": "tests/cli/test_recorded_agents.py",
     "keygen": "below",
@@ -136,8 +140,12 @@ def test_all_commands_say_the_same_of_agents_of_both_kinds(launch: Launcher, tmp
             ours = [outcome for some in batched(lines, 12) for outcome in stage.run(*some)]
             for (words, agent), expected, outcome in zip(asked, real, ours, strict=True):
                 came = (outcome.code, normal(outcome.stdout), normal(outcome.stderr))
-                if expected.result() != came:
-                    different.append((agent.kind, words, expected.result(), came))
+                wanted = expected.result()
+                for _ in range(OF_NOBODY if agent.kind == "serf" and words[0] == "query" else 0):
+                    if wanted != came:
+                        wanted = run(SERF, agent, words)
+                if wanted != came:
+                    different.append((agent.kind, words, wanted, came))
     assert not different, "\n".join(map(str, different))
 
 
