@@ -64,9 +64,6 @@ STALL: Final = 0.25
 FENCE_POLL: Final = 0.02
 """While a fence is out, the loop wakes at least this often, in seconds, though a timer is due."""
 
-HANDLED_PACE: Final = 0.02
-"""Seconds between two messages that only tell gossip which of its frames are done with."""
-
 CONNECT_POLL: Final = 0.005
 """Seconds between two looks whether the gossip process that was heard can be reached."""
 
@@ -80,7 +77,8 @@ STATE_PERIOD: Final = 1.0
 """Seconds between two looks at the figures for the replicas, and the longest time until gossip is told what is done."""
 
 HANDLED_TOGETHER: Final = 16
-"""Frames of packets that gossip may keep though they are done: what is sent to it tells it, too. Half of its window."""
+"""Frames of packets that gossip may keep though they are done: what is sent to it tells it, too. 4 MiB at most, half of
+its window."""
 
 SNAPSHOT_PERIOD: Final = 0.5
 """Seconds between two looks at what the snapshot's thread has to say."""
@@ -99,10 +97,6 @@ class Detector:
         self._transmissions: list[frames.Transmission] = []
         self._handled = 0
         self._handled_told = 0
-        self._told_at = now = self._loop.clock()
-        """When gossip was last told."""
-        self._telling = False
-        """It will be told after `HANDLED_PACE`."""
         self._gossip_generation = child.generations.get("gossip", 0)
         self._fence_token = child.generation << 40
         self._fence_sent: float | None = None
@@ -144,6 +138,7 @@ class Detector:
         records = self._journal.records()
         first = next(records, None)
         recovered = None if first is None else Recovered.replay(map(tuple, chain((first,), records)))
+        now = self._loop.clock()
         self._disk = Disk(child.loop)
         self._snapshot: SnapshotWriter | None = None
         found = self._open_snapshot(read=recovered is None)
@@ -401,22 +396,13 @@ class Detector:
         if self._transmissions:
             packets, self._transmissions = self._transmissions, []
             self._transmit(packets)
-        elif self._tells_handled and not self._telling:
-            if self._loop.clock() >= self._told_at + HANDLED_PACE:
-                self._transmit([])
-            else:
-                self._telling = True
-                self._loop.call_later(HANDLED_PACE, self._tell_handled)
-
-    def _tell_handled(self) -> None:
-        self._telling = False
-        if self._handled != self._handled_told:
+        elif self._tells_handled:
             self._transmit([])
 
     def _transmit(self, packets: list[frames.Transmission]) -> None:
         """Send packets, and tell what is handled."""
         if self._to_gossip(frames.Transmit(self._handled, packets)):
-            self._handled_told, self._told_at = self._handled, self._loop.clock()
+            self._handled_told = self._handled
             self._tells_handled = False
         else:
             self.counters["serfmp.udp.send_full"] += len(packets)
