@@ -24,6 +24,7 @@ from scripts.proofs.cluster import JOINED_S, workplace
 from scripts.proofs.faults import Fault, environment, inject, step_clock
 from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser
 from tests.harness import Agent, Launcher, NeverHeld, eventually
+from tests.harness.files import lines
 from tests.harness.processes import is_running, tree
 
 LONG_S = 60.0
@@ -84,8 +85,7 @@ class Stage:
 
     def seen(self, name: str) -> list[str]:
         """Payloads of the events that an agent's handler has got."""
-        file = self.place(name) / "seen"
-        return file.read_text().split() if file.exists() else []
+        return lines(self.place(name) / "seen")
 
     def event(self, agent: Agent, payload: str) -> None:
         """An event, and wait until it is handled."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Agent, Launcher, eventually
+from tests.harness.files import lines
 
 DEADLINE_S = 30.0
 KEYS = [base64.b64encode(bytes([number]) * 16).decode() for number in range(2)]
@@ -67,8 +68,7 @@ def start(launch: Launcher, tmp_path: Path, *extra: str) -> Agent:
 
 def seen(tmp_path: Path) -> list[str]:
     """The events that were handled."""
-    file = tmp_path / "seen"
-    return file.read_text().split() if file.exists() else []
+    return lines(tmp_path / "seen")
 
 
 def send(agent: Agent, tmp_path: Path, name: str) -> None:
@@ -161,8 +161,8 @@ def command(agent: Agent, name: str, *words: str) -> tuple[int, str]:
         timeout=DEADLINE_S,
         check=False,
     )
-    lines = [line for line in done.stdout.splitlines() if "one" in line.split()]
-    return done.returncode, lines[0].partition("one")[2].strip() if lines else ""
+    rows = [line for line in done.stdout.splitlines() if "one" in line.split()]
+    return done.returncode, rows[0].partition("one")[2].strip() if rows else ""
 
 
 @pytest.mark.root

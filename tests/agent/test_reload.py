@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness import Agent, Launcher, eventually, needs_serf
+from tests.harness.files import lines
 
 DEADLINE_S = 30.0
 
@@ -25,10 +26,6 @@ def reload(agent: Agent, text: str) -> None:
     before = agent.log().count(text)
     agent.signal(signal.SIGHUP)
     eventually(lambda: agent.log().count(text) > before, DEADLINE_S, f"{text!r} after the reload")
-
-
-def lines(file: Path) -> list[str]:
-    return file.read_text().split() if file.exists() else []
 
 
 def test_handlers_come_change_and_go_and_what_waits_is_run(launch: Launcher, tmp_path: Path) -> None:

@@ -5,15 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Agent, Launcher, MemberRecord, eventually
+from tests.harness.files import lines
 
 DEADLINE_S = 60.0
 NAMES = ("one", "real-1", "real-2")
 ALIVE = dict.fromkeys(NAMES, "alive")
-
-
-def handled(file: Path) -> list[str]:
-    """The events that the handler has seen."""
-    return file.read_text().split() if file.exists() else []
 
 
 def next_event(agent: Agent) -> int:
@@ -35,7 +31,7 @@ def test_it_is_the_same_node_again_and_repeats_no_event(launch: Launcher, tmp_pa
         for sender in (one, peers[1]):
             expected.append(f"event-{len(expected)}")
             sender.event(expected[-1])
-            eventually(lambda: handled(seen) == expected, DEADLINE_S, "it is handled")
+            eventually(lambda: lines(seen) == expected, DEADLINE_S, "it is handled")
         clock = f"event-clock: {next_event(peers[1]) - 1}"
         eventually(lambda clock=clock: clock in file.read_text().splitlines(), DEADLINE_S, "the file knows")  # type: ignore[misc]
         one.kill()
@@ -47,8 +43,8 @@ def test_it_is_the_same_node_again_and_repeats_no_event(launch: Launcher, tmp_pa
         assert peers[0].members()["one"].address == one.bind.host
         assert peers[0].members()["one"].port == one.bind.port
     peers[0].event("last")
-    eventually(lambda: "last" in handled(seen), DEADLINE_S, "a new event is handled")
-    assert handled(seen) == [*expected, "last"]
+    eventually(lambda: "last" in lines(seen), DEADLINE_S, "a new event is handled")
+    assert lines(seen) == [*expected, "last"]
     assert not [record for record in stream.records if isinstance(record, MemberRecord)]
     for peer in peers:
         assert "conflict" not in peer.log().lower()

@@ -14,12 +14,9 @@ from serfmp.detector import snapshot
 from serfmp.detector.snapshot import SnapshotFile, SnapshotWriter, load
 from serfmp.wire.snapshot import alive_line, clock_line, not_alive_line
 from tests.harness import eventually
+from tests.harness.files import lines
 
 DEADLINE_S = 30.0
-
-
-def lines_of(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def test_lines_reach_the_file_soon_and_only_news_do(tmp_path: Path) -> None:
@@ -27,9 +24,9 @@ def test_lines_reach_the_file_soon_and_only_news_do(tmp_path: Path) -> None:
     writer = SnapshotWriter(str(path))
     writer.write([alive_line("a", "1.2.3.4:5"), clock_line(3)])
     writer.write([alive_line("a", "1.2.3.4:5"), clock_line(2), not_alive_line("b")])
-    eventually(lambda: lines_of(path) == ["alive: a 1.2.3.4:5", "clock: 3"], DEADLINE_S, "they are there")
+    eventually(lambda: lines(path) == ["alive: a 1.2.3.4:5", "clock: 3"], DEADLINE_S, "they are there")
     writer.close(5)
-    assert lines_of(path) == ["alive: a 1.2.3.4:5", "clock: 3"]
+    assert lines(path) == ["alive: a 1.2.3.4:5", "clock: 3"]
     assert writer.take_logs() == []
 
 
@@ -39,7 +36,7 @@ def test_a_torn_line_is_cut_off_before_anything_is_appended(tmp_path: Path) -> N
     writer = SnapshotWriter(str(path))
     writer.write([alive_line("c", "1.2.3.4:6")])
     writer.close(5)
-    assert lines_of(path) == ["alive: a 1.2.3.4:5", "alive: c 1.2.3.4:6"]
+    assert lines(path) == ["alive: a 1.2.3.4:5", "alive: c 1.2.3.4:6"]
 
 
 def test_a_long_file_is_written_anew_and_adds_up_to_the_same(tmp_path: Path) -> None:
@@ -96,7 +93,7 @@ def test_a_full_disk_is_told_once_and_nothing_is_lost_when_it_has_room_again(
     path = tmp_path / "s"
     writer = SnapshotWriter(str(path))
     writer.write([alive_line("a", "1.2.3.4:5")])
-    eventually(lambda: lines_of(path), DEADLINE_S, "it works")
+    eventually(lambda: lines(path), DEADLINE_S, "it works")
     logs: list[tuple[str, str]] = []
 
     def told() -> bool:

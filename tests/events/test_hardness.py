@@ -6,34 +6,12 @@ import os
 import resource
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from tests.events.stage import Stage, process_is_there, stage_config
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from serfmp.agent.config import AgentConfig
-
-
-@pytest.fixture
-def stage() -> Iterator[Callable[..., Stage]]:
-    """Starts stages, and ends them after the test."""
-    started: list[Stage] = []
-
-    def start(config: AgentConfig, method: str = "fork") -> Stage:
-        started.append(Stage(config, method))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+from tests.events.stage import process_is_there, stage_config
+from tests.harness.files import lines
 
 
 def test_every_kind_of_bad_script_ends_as_it_must_beside_a_good_one(stage: Any, tmp_path: Path) -> None:

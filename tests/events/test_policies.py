@@ -9,19 +9,21 @@ import pytest
 
 from serfmp.detector.effects import EventKind, Member, MemberEvent, MemberStatus, QueryReceived
 from tests.events.stage import Stage, stage_config
+from tests.harness.files import lines
 
 
 def stage_with(*handlers: dict[str, Any] | str, **changes: Any) -> Stage:
     return Stage(stage_config(*handlers, **changes))  # type: ignore[arg-type]
 
 
-def lines(file: Path) -> list[str]:
-    return file.read_text().split() if file.exists() else []
-
-
 def joined(sequence: int, name: str) -> MemberEvent:
     row = Member(name, bytes((127, 0, 0, 1)), 7946, {}, MemberStatus.ALIVE, (1, 5, 2, 2, 5, 5))
     return MemberEvent(sequence, EventKind.MEMBER_JOIN, (row,))
+
+
+def nodes_in(file: Path) -> list[str]:
+    """The names in members' rows; other lines do not begin with n."""
+    return [line.split("\t")[0] for line in lines(file) if line.startswith("n")]
 
 
 def test_the_output_of_a_script_answers_the_query_it_ran_for(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_the_newest_are_refused_or_members_join_what_waits(tmp_path: Path) -> No
         stage.until(lambda: stage.logged("Script 'u'", "2 newest were refused"), "the newest are refused")
         gate.touch()
         stage.until(lambda: lines(seen).count("end") == 4, "two runs of each handler")
-        assert [word for word in lines(seen) if word.startswith("n")] == ["n1", "n3", "n4", "n5", "n6", "n7"]
+        assert nodes_in(seen) == ["n1", "n3", "n4", "n5", "n6", "n7"]
     finally:
         stage.close()
 
@@ -191,9 +193,9 @@ def test_a_killed_dispatcher_keeps_joined_members_places_and_the_answer_to_a_que
         gate.touch()
         stage.until(lambda: stage.asked, "the query is answered")
         stage.until(lambda: len(lines(begun)) == 8 and lines(seen).count("d") == 2, "what waited has run")
-        stage.until(lambda: "n12" in lines(seen) and lines(seen).count("p") == 3, "all has ended")
+        stage.until(lambda: "n12" in nodes_in(seen) and lines(seen).count("p") == 3, "all has ended")
         assert stage.asked == [("respond", [7, 70, b"answer\n"])]
-        assert [word for word in lines(seen) if word.startswith("n")] == ["n5", "n7", "n8", "n12"]
+        assert nodes_in(seen) == ["n5", "n7", "n8", "n12"]
         assert sorted(lines(begun)) == ["d", "d", "m", "m", "p", "p", "p", "q"]
     finally:
         stage.close()

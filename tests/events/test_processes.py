@@ -7,38 +7,16 @@ import os
 import re
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from serfmp.detector.effects import EventKind, Member, MemberEvent, MemberStatus, UserEventReceived
 from serfmp.events.policy import QUEUE_LIMIT
-from tests.events.stage import Stage, process_is_there, stage_config
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from serfmp.agent.config import AgentConfig
+from tests.events.stage import process_is_there, stage_config
+from tests.harness.files import lines
 
 VERSIONS = (1, 5, 2, 2, 5, 5)
-
-
-@pytest.fixture
-def stage() -> Iterator[Callable[..., Stage]]:
-    """Starts stages, and ends them after the test."""
-    started: list[Stage] = []
-
-    def start(config: AgentConfig, method: str = "fork") -> Stage:
-        started.append(Stage(config, method))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def dumped(path: Path) -> tuple[dict[str, str], bytes]:

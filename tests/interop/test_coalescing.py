@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Agent, Launcher, eventually, needs_serf
+from tests.harness.files import lines
 
 pytestmark = [needs_serf, pytest.mark.interop]
 
 TOLD_S = 20.0
 """For what is collected to be told: 3 s at most, and the machine's time."""
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def wait_lines(path: Path, count: int) -> list[str]:

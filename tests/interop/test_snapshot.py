@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Agent, Launcher, UserRecord, eventually
+from tests.harness.files import lines
 
 DEADLINE_S = 60.0
 BOTH = {"one": "alive", "two": "alive"}
-
-
-def lines(file: Path) -> list[str]:
-    return file.read_text().split() if file.exists() else []
 
 
 def start(launch: Launcher, kind: str, node: str, **options: object) -> Agent:
