@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import psutil
 
 from scripts.proofs import flood
-from scripts.proofs.cluster import workplace
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser
+from scripts.proofs.command import carry_out, parser
+from scripts.proofs.report import Progress, Report
 from tests.harness import Agent, Endpoint, Launcher, NeverHeld, eventually
 
 OUTSTANDING = 64
@@ -220,10 +220,7 @@ def main() -> int:
         seconds=given.seconds or options.seconds,
         rehearse=given.rehearse,
     )
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = prove(place.launch, options, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: prove(place.launch, options, Progress()))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from functools import partial
 import psutil
 
 from scripts.proofs import crowd, flood, rpc_load
-from scripts.proofs.cluster import workplace
+from scripts.proofs.command import carry_out, parser
 from scripts.proofs.noise import compiled, load
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, spread
+from scripts.proofs.report import Progress, Report, spread
 from scripts.proofs.resources import of_process
 from scripts.proofs.traffic import Traffic
 from tests.harness import Agent, Launcher, RpcClient
@@ -328,14 +328,11 @@ def main() -> int:
     arguments.add_argument("--minutes", type=float, default=None, help="of traffic (5; short: 10 s)")
     arguments.add_argument("--only", choices=PARTS, nargs="+", default=None, help="these parts alone")
     given = arguments.parse_args()
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        options = SHORT if given.short else Options()
-        options = replace(options, rounds=given.rounds or options.rounds, seconds=given.seconds or options.seconds)
-        traffic_s = options.traffic_s if given.minutes is None else 60 * given.minutes
-        options = replace(options, parts=tuple(given.only or options.parts), traffic_s=traffic_s)
-        report = measure(place.launch, options, Progress(), compiled(place.directory))
-    return conclude(report, given.json)
+    options = SHORT if given.short else Options()
+    options = replace(options, rounds=given.rounds or options.rounds, seconds=given.seconds or options.seconds)
+    traffic_s = options.traffic_s if given.minutes is None else 60 * given.minutes
+    options = replace(options, parts=tuple(given.only or options.parts), traffic_s=traffic_s)
+    return carry_out(given, lambda place: measure(place.launch, options, Progress(), compiled(place.directory)))
 
 
 if __name__ == "__main__":

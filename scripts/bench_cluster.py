@@ -27,9 +27,9 @@ from functools import partial
 
 import psutil
 
-from scripts.proofs.cluster import workplace
+from scripts.proofs.command import carry_out, parser
 from scripts.proofs.noise import bare_starts, compiled, load
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, spread
+from scripts.proofs.report import Progress, Report, spread
 from scripts.proofs.resources import QUEUES, computed, of_process, trees
 from scripts.proofs.sight import Line, Members, Streams, shown
 from tests.harness import Agent, Endpoint, Launcher, NeverHeld, Sniffer, can_sniff, eventually
@@ -319,10 +319,7 @@ def main() -> int:
     if not all(3 <= size <= 60 for size in sizes):
         arguments.error(f"--sizes: a cluster has 3 to 60 agents, not {given.sizes}")
     options = replace(options, sizes=sizes, rounds=given.rounds or options.rounds)
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = bench(place.launch, options, Progress(), compiled(place.directory))
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: bench(place.launch, options, Progress(), compiled(place.directory)))
 
 
 if __name__ == "__main__":

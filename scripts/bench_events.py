@@ -14,8 +14,8 @@ import time
 from dataclasses import dataclass, replace
 
 from scripts.proofs import events
-from scripts.proofs.cluster import workplace
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser
+from scripts.proofs.command import carry_out, parser
+from scripts.proofs.report import Progress, Report
 from tests.harness import Agent, Launcher, Sniffer, can_sniff, eventually
 
 RATES = (100, 500, 1000, 2000)
@@ -190,10 +190,7 @@ def main() -> int:
         cluster=given.cluster or options.cluster,
         rates=tuple(map(int, given.rates.split(","))) if given.rates else options.rates,
     )
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = bench(place.launch, options, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: bench(place.launch, options, Progress()))
 
 
 if __name__ == "__main__":

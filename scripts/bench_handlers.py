@@ -27,7 +27,8 @@ from pathlib import Path
 import psutil
 
 from scripts.proofs.cluster import JOINED_S, workplace
-from scripts.proofs.report import Progress, Report, end_on_terminate, finite, parser, quantile, shown
+from scripts.proofs.command import end_on_terminate, parser
+from scripts.proofs.report import Progress, Report, finite, quantile, shown
 from scripts.proofs.victim import Observation, handlers
 from scripts.proofs.watch import Pinger, Watch, by_target
 from tests.harness import Agent, Launcher

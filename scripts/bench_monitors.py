@@ -24,8 +24,9 @@ from pathlib import Path
 
 import psutil
 
-from scripts.proofs.cluster import FAILURE_LINES, workplace
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, quantile
+from scripts.proofs.cluster import FAILURE_LINES
+from scripts.proofs.command import carry_out, parser
+from scripts.proofs.report import Progress, Report, quantile
 from serfmp.client import Client
 from serfmp.wire.address import from_text
 from serfmp.wire.messages import Ping, encode
@@ -305,10 +306,7 @@ def main() -> int:
     given = arguments.parse_args()
     options = SHORT if given.short else Options()
     options = replace(options, rounds=given.rounds or options.rounds, seconds=given.seconds or options.seconds)
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = prove(place.launch, options, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: prove(place.launch, options, Progress()))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from scripts.proofs.cluster import workplace
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser
+from scripts.proofs.command import carry_out, parser
+from scripts.proofs.report import Progress, Report
 from tests.harness import Agent, Launcher, eventually
 
 MARK = "script output:"
@@ -200,10 +200,7 @@ def main() -> int:
     given = arguments.parse_args()
     options = SHORT if given.short else Options()
     options = replace(options, scripts=given.scripts or options.scripts, growth=given.growth or options.growth)
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = prove(place.launch, options, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: prove(place.launch, options, Progress()))
 
 
 if __name__ == "__main__":

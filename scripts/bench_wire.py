@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.proofs.report import Report, conclude, parser
+from scripts.proofs.command import conclude, parser
+from scripts.proofs.report import Report
 from serfmp.wire import lzw
 from serfmp.wire.crypto import Keyring
 from serfmp.wire.messages import Ack, Alive, Ping, Suspect, User, decode_packet_message, encode

@@ -23,11 +23,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from scripts.proofs.cluster import JOINED_S, Cluster, workplace
+from scripts.proofs.cluster import JOINED_S, Cluster
+from scripts.proofs.command import carry_out, parser
 from scripts.proofs.faults import STOPPED_S, Fault, environment, inject
 from scripts.proofs.load import HANDLED, EventLoad, Sent, outcome
 from scripts.proofs.multicast import Neighbour, can_discover, loopback_name, new_cluster
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, quantile
+from scripts.proofs.report import Progress, Report, quantile
 from scripts.proofs.watch import Pinger, Watch, told
 from tests.harness import (
     Agent,
@@ -479,10 +480,7 @@ def main() -> int:
         options = replace(options, roles=tuple(given.roles.split(",")))
     if given.faults:
         options = replace(options, faults=tuple(Fault(name) for name in given.faults.split(",")))
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = prove(place.launch, place.directory, options, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: prove(place.launch, place.directory, options, Progress()))
 
 
 if __name__ == "__main__":

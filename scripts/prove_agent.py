@@ -20,9 +20,10 @@ from pathlib import Path
 
 import psutil
 
-from scripts.proofs.cluster import JOINED_S, workplace
+from scripts.proofs.cluster import JOINED_S
+from scripts.proofs.command import carry_out, parser
 from scripts.proofs.faults import Fault, environment, inject, step_clock
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser
+from scripts.proofs.report import Progress, Report
 from tests.harness import Agent, Launcher, NeverHeld, eventually
 from tests.harness.files import lines
 from tests.harness.processes import is_running, tree
@@ -285,10 +286,7 @@ def _clock(stage: Stage) -> None:
 def main() -> int:
     """The command line."""
     given = parser("Faults of a whole agent and of its host, and how long they are felt.").parse_args()
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = prove(place.launch, place.directory, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: prove(place.launch, place.directory, Progress()))
 
 
 if __name__ == "__main__":

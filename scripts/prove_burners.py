@@ -19,8 +19,9 @@ from itertools import count
 
 import psutil
 
-from scripts.proofs.cluster import OURS, Cluster, start, workplace
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, quantile
+from scripts.proofs.cluster import OURS, Cluster, start
+from scripts.proofs.command import carry_out, parser
+from scripts.proofs.report import Progress, Report, quantile
 from scripts.proofs.watch import Pinger, Watch, by_target, told
 from tests.harness import Agent, Launcher
 
@@ -177,10 +178,7 @@ def main() -> int:
         burn=given.duration or options.burn,
         rehearse=given.rehearse,
     )
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = prove(place.launch, options, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: prove(place.launch, options, Progress()))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from scripts.proofs.cluster import OURS, Cluster, start, workplace
+from scripts.proofs.cluster import OURS, Cluster, start
+from scripts.proofs.command import carry_out, parser
 from scripts.proofs.load import HANDLED, EventLoad, Sent, outcome
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, finite, parser, quantile
+from scripts.proofs.report import Progress, Report, finite, quantile
 from scripts.proofs.watch import Pinger, Watch, told
 from tests.harness import Agent, Launcher, MemberRecord, NeverHeld, Stream, UserRecord, eventually
 
@@ -314,10 +315,7 @@ def main() -> int:
         trace=given.trace,
         rehearse=given.rehearse,
     )
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = prove(place.launch, place.directory, options, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: prove(place.launch, place.directory, options, Progress()))
 
 
 if __name__ == "__main__":

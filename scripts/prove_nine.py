@@ -35,9 +35,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scripts.proofs.cluster import Cluster, workplace
+from scripts.proofs.cluster import Cluster
+from scripts.proofs.command import carry_out, parser
 from scripts.proofs.load import EventLoad, outcome
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser
+from scripts.proofs.report import Progress, Report
 from scripts.proofs.watch import Accusation, Watch, told
 from tests.harness import (
     Agent,
@@ -449,12 +450,9 @@ def main() -> int:
         seed=given.seed,
         rehearse=given.rehearse,
     )
-    end_on_terminate()
     for command in rules(options.loss):
         subprocess.run(command, check=True)
-    with workplace(given.keep) as place:
-        report = prove(place.launch, options, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: prove(place.launch, options, Progress()))
 
 
 if __name__ == "__main__":

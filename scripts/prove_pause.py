@@ -13,8 +13,9 @@ import threading
 import time
 from dataclasses import dataclass, replace
 
-from scripts.proofs.cluster import Cluster, start, workplace
-from scripts.proofs.report import Progress, Report, conclude, end_on_terminate, parser, quantile
+from scripts.proofs.cluster import Cluster, start
+from scripts.proofs.command import carry_out, parser
+from scripts.proofs.report import Progress, Report, quantile
 from scripts.proofs.watch import Watch, told
 from tests.harness import Agent, ConnectionLost, Launcher
 
@@ -196,10 +197,7 @@ def main() -> int:
         seed=given.seed,
         rehearse=given.rehearse,
     )
-    end_on_terminate()
-    with workplace(given.keep) as place:
-        report = prove(place.launch, options, Progress())
-    return conclude(report, given.json)
+    return carry_out(given, lambda place: prove(place.launch, options, Progress()))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from scripts.proofs.cluster import JOINED_S, Cluster, workplace
+from scripts.proofs.command import end_on_terminate, parser
 from scripts.proofs.load import HANDLED, EventLoad, Sent, outcome
-from scripts.proofs.report import Progress, Report, end_on_terminate, parser, quantile
+from scripts.proofs.report import Progress, Report, quantile
 from scripts.proofs.resources import Sample, look, slope
 from serfmp.client import Client
 from serfmp.wire.messages import Ack, Ping, decode_packet_message, encode

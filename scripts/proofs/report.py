@@ -9,10 +9,8 @@ Rules:
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import signal
 import statistics
 import sys
 import time
@@ -124,28 +122,3 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
     low, middle, high = min(values) * scale, statistics.median(values) * scale, max(values) * scale
     digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
     return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
-def parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser with the options that every proof has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--short", action="store_true", help="a form of it that takes less than a minute")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    made.add_argument("--keep", action="store_true", help="keep the agents' logs, and say where")
-    made.add_argument(
-        "--rehearse", action="store_true", help="real agents in all places and no harm done: checks the measuring"
-    )
-    return made
-
-
-def conclude(report: Report, json_file: Path | None) -> int:
-    """Print the table, write the file; the exit code."""
-    print(report.table(), flush=True)
-    if json_file is not None:
-        report.write_json(json_file)
-    return 1 if report.missed else 0
-
-
-def end_on_terminate() -> None:
-    """Let SIGTERM end the program as Ctrl-C does, so that it ends what it started."""
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
