@@ -16,24 +16,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from serfmp.client import calls
-from serfmp.client.calls import (
-    CALL_LIMIT_S,
-    DEFAULT_ADDRESS,
-    DIAL_LIMIT_S,
-    QUEUE_LIMIT,
-    SLOW_CALL_LIMIT_S,
-    Call,
-)
+from serfmp.client.backlog import Backlog
+from serfmp.client.calls import CALL_LIMIT_S, DEFAULT_ADDRESS, DIAL_LIMIT_S, SLOW_CALL_LIMIT_S, Call, overdue
 from serfmp.client.dial import dial, speaks_tls
-from serfmp.client.errors import ClientError, ConnectError, ConnectionLostError, DeadlineError, ProtocolError
+from serfmp.client.errors import ClientError, ConnectError, ConnectionLostError, ProtocolError
 from serfmp.client.members import Member
-from serfmp.client.protocol import Conversation, Record, Reply
+from serfmp.client.protocol import CHUNK, Conversation, Record, Reply
 from serfmp.client.records import (
     Event,
     Handler,
@@ -54,8 +47,6 @@ from serfmp.wire.host_port import TLS_SCHEME
 if TYPE_CHECKING:
     import ssl
 
-_CHUNK: Final = 256 * 1024
-
 FAREWELL_LIMIT_S: Final = 2.0
 """For the agent's part of ending TLS; then the connection is closed all the same."""
 
@@ -69,12 +60,9 @@ class AsyncRecords(Generic[T]):
         self._client = client
         self._sequence = sequence
         self._make = make
-        self._items: deque[T] = deque()
+        self._backlog: Backlog[T] = Backlog()
         self._changed = asyncio.Event()
-        self._ended = False
         self._lost: ClientError | None = None
-        self.dropped = 0
-        """Records that were dropped because nobody took them."""
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -101,25 +89,28 @@ class AsyncRecords(Generic[T]):
         """
         try:
             async with asyncio.timeout(limit_s):
-                while not self._items and not self._ended and self._lost is None:
+                while not self._backlog and not self._backlog.ended and self._lost is None:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             return None
-        if self._items:
-            return self._items.popleft()
-        if self._lost is not None and not self._ended:
+        if not self._backlog and self._lost is not None and not self._backlog.ended:
             raise self._lost
-        return None
+        return self._backlog.take()
+
+    @property
+    def dropped(self) -> int:
+        """Records that were dropped because nobody took them."""
+        return self._backlog.dropped
 
     @property
     def done(self) -> bool:
         """Whether all records were taken and no more will come."""
-        return self._ended and not self._items
+        return self._backlog.done
 
     async def close(self) -> None:
         """Tell the agent to send no more. Records that came before can still be taken."""
-        if not self._ended:
+        if not self._backlog.ended:
             self.end()
             await self._client.end_stream(self._sequence)
 
@@ -129,7 +120,7 @@ class AsyncRecords(Generic[T]):
 
     def end(self) -> None:
         """For the client: no more will come."""
-        self._ended = True
+        self._backlog.ended = True
         self._changed.set()
 
     def lose(self, error: ClientError) -> None:
@@ -138,12 +129,7 @@ class AsyncRecords(Generic[T]):
         self._changed.set()
 
     def _put(self, item: T) -> None:
-        if self._ended:
-            return
-        if len(self._items) >= QUEUE_LIMIT:
-            self._items.popleft()
-            self.dropped += 1
-        self._items.append(item)
+        self._backlog.put(item)
         self._changed.set()
 
 
@@ -161,7 +147,7 @@ class AsyncQuery(AsyncRecords[QueryAnswer]):
 
     async def close(self) -> None:
         """Listen no more; the query itself runs to its end."""
-        self._items.clear()
+        self._backlog.clear()
         self.end()
         self._client.forget_stream(self._sequence)
 
@@ -401,7 +387,7 @@ class AsyncClient:
                 await self._drain()
                 return await future
         except TimeoutError:
-            raise DeadlineError(f"the agent did not answer '{command}' within {limit_s:g} s") from None
+            raise overdue(command, limit_s) from None
         finally:
             self._waiting.pop(sequence, None)
 
@@ -418,7 +404,7 @@ class AsyncClient:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         error: ClientError
         try:
-            while data := await reader.read(_CHUNK):
+            while data := await reader.read(CHUNK):
                 self._heard = True
                 for item in self._conversation.receive(data):
                     self._take(item)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from serfmp.client.errors import AgentError, JoinError, KeysError
+from serfmp.client.errors import AgentError, DeadlineError, JoinError, KeysError
 from serfmp.client.fields import field
 from serfmp.client.members import Member, to_members
 from serfmp.client.protocol import RPC_VERSION, Reply
@@ -30,9 +30,6 @@ CALL_LIMIT_S: Final = 30.0
 SLOW_CALL_LIMIT_S: Final = 120.0
 """Default deadline of `join` and `leave`, which wait for other nodes."""
 
-QUEUE_LIMIT: Final = 65536
-"""Records that wait in one stream."""
-
 T = TypeVar("T")
 
 
@@ -43,6 +40,11 @@ class Call(Generic[T]):
     command: str
     body: Mapping[str, Any] | None
     make: Callable[[Reply], T]
+
+
+def overdue(command: str, limit_s: float | None) -> DeadlineError:
+    """What a call ends with whose answer did not come within its limit."""
+    return DeadlineError(f"the agent did not answer '{command}' within {limit_s:g} s")
 
 
 def handshake() -> Call[None]:

@@ -21,6 +21,9 @@ from serfmp.client.fields import field
 
 RPC_VERSION: Final = 1
 
+CHUNK: Final = 256 * 1024
+"""Bytes that a client reads at once."""
+
 MESSAGE_LIMIT: Final = 256 * 1024 * 1024
 """Bytes of an unfinished answer beyond which the connection is given up: more than a million members."""
 

@@ -12,23 +12,16 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from serfmp.client import calls
-from serfmp.client.calls import (
-    CALL_LIMIT_S,
-    DEFAULT_ADDRESS,
-    DIAL_LIMIT_S,
-    QUEUE_LIMIT,
-    SLOW_CALL_LIMIT_S,
-    Call,
-)
+from serfmp.client.backlog import Backlog
+from serfmp.client.calls import CALL_LIMIT_S, DEFAULT_ADDRESS, DIAL_LIMIT_S, SLOW_CALL_LIMIT_S, Call, overdue
 from serfmp.client.dial import dial, speaks_tls
-from serfmp.client.errors import ClientError, ConnectionLostError, DeadlineError, ProtocolError
-from serfmp.client.protocol import Conversation, Record, Reply
+from serfmp.client.errors import ClientError, ConnectionLostError, ProtocolError
+from serfmp.client.protocol import CHUNK, Conversation, Record, Reply
 
 if TYPE_CHECKING:
     import socket
@@ -49,8 +42,6 @@ if TYPE_CHECKING:
     from serfmp.client.tls_socket import TlsSocket
     from serfmp.wire.coordinate import Coordinate
 
-_CHUNK: Final = 256 * 1024
-
 T = TypeVar("T")
 
 
@@ -61,11 +52,8 @@ class _Records(Iterator[T]):
         self._client = client
         self._sequence = sequence
         self._make = make
-        self._items: deque[tuple[int, T]] = deque()
+        self._backlog: Backlog[tuple[int, T]] = Backlog()
         """With the order of their arrival among all records of the connection."""
-        self._ended = False
-        self.dropped = 0
-        """Records that were dropped because nobody took them."""
 
     def __next__(self) -> T:
         item = self._next(None)
@@ -75,24 +63,32 @@ class _Records(Iterator[T]):
 
     def _next(self, limit_s: float | None) -> T | None:
         until = None if limit_s is None else time.monotonic() + limit_s
-        while not self._items and not self._ended:
+        while not self._backlog and not self._backlog.ended:
             if not self._client.wait_for_input(until):
                 return None
-        return self._items.popleft()[1] if self._items else None
+        taken = self._backlog.take()
+        return None if taken is None else taken[1]
+
+    @property
+    def dropped(self) -> int:
+        """Records that were dropped because nobody took them."""
+        return self._backlog.dropped
 
     @property
     def arrival(self) -> int | None:
         """When the next item arrived, counted over all records of the connection; None if none is there."""
-        return self._items[0][0] if self._items else None
+        oldest = self._backlog.oldest
+        return None if oldest is None else oldest[0]
 
     def take(self, record: Record) -> None:
         """For the client: a record came."""
-        if self._ended:
-            return
-        if len(self._items) >= QUEUE_LIMIT:
-            self._items.popleft()
-            self.dropped += 1
-        self._items.append((self._client.arrived, self._make(record.body)))
+        self._backlog.put((self._client.arrived, self._make(record.body)))
+
+    def close(self) -> None:
+        """Tell the agent to send no more. What came before can still be taken."""
+        if not self._backlog.ended:
+            self._backlog.ended = True
+            self._client.end_stream(self._sequence)
 
 
 class Stream(_Records["Event"]):
@@ -105,12 +101,6 @@ class Stream(_Records["Event"]):
         """
         return self._next(limit_s)
 
-    def close(self) -> None:
-        """Tell the agent to send no more. Events that came before can still be taken."""
-        if not self._ended:
-            self._ended = True
-            self._client.end_stream(self._sequence)
-
 
 class Monitor(_Records[str]):
     """Lines of the agent's log. Iterating waits for the next one, for ever; `next_line` waits with a limit."""
@@ -121,12 +111,6 @@ class Monitor(_Records[str]):
         Raises `ConnectionLostError` when the agent is gone and all lines were taken.
         """
         return self._next(limit_s)
-
-    def close(self) -> None:
-        """Tell the agent to send no more. Lines that came before can still be taken."""
-        if not self._ended:
-            self._ended = True
-            self._client.end_stream(self._sequence)
 
 
 class Query(_Records["QueryAnswer"]):
@@ -143,7 +127,7 @@ class Query(_Records["QueryAnswer"]):
     @property
     def done(self) -> bool:
         """Whether all answers were taken and no more will come."""
-        return self._ended and not self._items
+        return self._backlog.done
 
     def __next__(self) -> QueryAnswer:
         answer = self.next_answer(None)
@@ -155,15 +139,15 @@ class Query(_Records["QueryAnswer"]):
         """For the client: a record came."""
         answer = self._make(record.body)
         if answer.kind == "done":
-            self._ended = True
+            self._backlog.ended = True
             self._client.forget_stream(self._sequence)
         elif answer.node:
             super().take(record)
 
     def close(self) -> None:
         """Listen no more; the query itself runs to its end."""
-        self._ended = True
-        self._items.clear()
+        self._backlog.ended = True
+        self._backlog.clear()
         self._client.forget_stream(self._sequence)
 
 
@@ -365,7 +349,7 @@ class Client:
             raise self._lost
         try:
             self._socket.settimeout(None if until is None else max(0.0, until - time.monotonic()))
-            data = self._socket.recv(_CHUNK)
+            data = self._socket.recv(CHUNK)
         except (TimeoutError, BlockingIOError):
             return False
         except OSError:
@@ -417,7 +401,7 @@ class Client:
         try:
             while sequence not in self._replies:
                 if not self.wait_for_input(until):
-                    raise DeadlineError(f"the agent did not answer '{command}' within {limit_s:g} s")
+                    raise overdue(command, limit_s)
         finally:
             self._waiting.discard(sequence)
         return self._replies.pop(sequence)
