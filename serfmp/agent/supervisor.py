@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, Final
 import setproctitle
 
 from serfmp.agent import heartbeat, journal, restarting
+from serfmp.agent.asking import Asking
 from serfmp.agent.banner import show_banner, status
 from serfmp.agent.child import EXIT_DO_NOT_RESTART, ROLES
-from serfmp.agent.directory_watch import DirectoryWatch
 from serfmp.agent.limits import descriptor_warning
 from serfmp.agent.log_outlets import LogOutlets
 from serfmp.agent.orphans import become_subreaper, end_orphans, reap_orphans
@@ -39,12 +39,14 @@ from serfmp.agent.reload_desk import ENDING, STARTING, FixedSource, ReloadDesk
 from serfmp.agent.retry_join import RetryJoin
 from serfmp.agent.rpc_socket import RpcSocket
 from serfmp.agent.runtime import RuntimeDirectory, lock_snapshot
+from serfmp.agent.runtime_guard import RuntimeGuard
 from serfmp.agent.sd_notify import ServiceManager
 from serfmp.agent.signals import SignalInbox
 from serfmp.agent.sockets import MetricsSocket, advertised_address, bind_gossip
+from serfmp.agent.stopping import LAST_ROLE, Stopping
 from serfmp.agent.watchdog import CHECK_OFFSET, CHECK_PERIOD, CLOSE_PERIOD, OWN_LATENESS, Watchdog
 from serfmp.agent.watching import SELF, Watching
-from serfmp.bus import frames, plain
+from serfmp.bus import frames
 from serfmp.bus.loop import Loop
 from serfmp.detector.effects import JoinRequest, LeaveRequest, TagsRequest
 from serfmp.errors import UserError
@@ -61,29 +63,11 @@ EXIT_RESTART_BUDGET: Final = 70
 START_LIMIT: Final = 20.0
 """Seconds within which all processes must serve."""
 
-STOP_GRACE: Final = 1.0
-"""Seconds that the other children get to finish what they hold."""
-
 SAME_SIGNAL: Final = 0.05
 """Seconds within which a second signal is the first once more: `timeout` and some shells signal process and group."""
 
 INQUIRIES: Final = {"handlers": "dispatcher"}
 """What children may ask of each other, and who knows it."""
-
-CORE_ROLES: Final = frozenset({"gossip", "detector"})
-"""They end when the others have ended."""
-
-BINDING_ROLES: Final = frozenset({"detector", "rpc", "dispatcher"})
-"""They bind sockets in the runtime directory."""
-
-LAST_ROLE: Final = "logger"
-"""It ends when all have ended and have said so."""
-
-END_TIME: Final = 3.0
-"""Seconds that workers need to end scripts when their grace is over: TERM, and KILL for those that ignore it."""
-
-STOP_MARGIN: Final = 4.0
-"""Seconds beyond the grace of scripts within which all children must have ended after a stop; then they are killed."""
 
 LEAVE_MARGIN: Final = 3.0
 """Seconds that a leave may take beyond its two broadcasts: the propagate delay and a restart of the detector."""
@@ -116,7 +100,7 @@ class Supervisor:
         self._outlets = LogOutlets(self.loop, config)
         self._terminal, self._log = self._outlets.terminal, self._outlets.hub.say
         self._source = source
-        self._manager = ServiceManager(self.loop, os.environ, lambda level, text: self._log(level, "agent", text))
+        self._manager = ServiceManager(self.loop, os.environ, self._say)
         self._processes: list[Process] = []
         self._reload = ReloadDesk(
             self.loop,
@@ -128,9 +112,7 @@ class Supervisor:
             self._manager,
         )
         self._runtime: RuntimeDirectory | None = None
-        self._runtime_lost = False
-        """The log has told that the runtime directory is gone."""
-        self._directory_watch: DirectoryWatch | None = None
+        self._runtime_guard: RuntimeGuard | None = None
         self._lost = 0.0
         """Seconds by which the loop was late since the last look at the processes."""
         self._journals: dict[str, int] = {}
@@ -140,18 +122,17 @@ class Supervisor:
         """A SIGHUP came before the start was complete."""
         self._leaving = False
         self._signalled_at = 0.0
-        self._stopping = False
-        self._complete = False
-        """All has ended but what writes the log."""
-        self._last_ask = 0
-        self._asked: dict[int, tuple[frames.Ask, Callable[[Any, str], None]]] = {}
-        self._retry_join = RetryJoin(
-            self.loop, config, self._ask, lambda level, text: self._log(level, "agent", text), self._retries_used_up
-        )
+        self._stopping = Stopping(self.loop, self._processes, self._say)
+        self._asking = Asking(lambda ask: self._process("detector").send(ask))
+        self._retry_join = RetryJoin(self.loop, config, self._asking.ask, self._say, self._retries_used_up)
         self._metrics: MetricsSocket | None = None
         self._rpc: RpcSocket | None = None
         self._watching = Watching(self.loop, self._processes)
         self._watching.totals = self._outlets.totals
+
+    def _say(self, level: str, text: str) -> None:
+        """A line of the agent's own log."""
+        self._log(level, "agent", text)
 
     # --- start --------------------------------------------------------------------------------------------------------
 
@@ -180,7 +161,7 @@ class Supervisor:
         self._page = heartbeat.HeartbeatPage(beat)
         self.loop.phase = self._page.phase + CHECK_OFFSET
         self._watching.begin(lambda: self._page.watched)
-        self._watchdog = Watchdog(self._page, lambda level, text: self._log(level, "agent", text))
+        self._watchdog = Watchdog(self._page, self._say)
         self._journals = {"detector": journal.create("journal"), "dispatcher": journal.create("ledger")}
         owned: list[tuple[str, int, dict[str, int]]] = [
             ("gossip", 0, {"udp": gossip.udp.fileno(), "tcp": gossip.tcp.fileno()}),
@@ -193,7 +174,7 @@ class Supervisor:
             owned.append(("mdns", 0, {}))
             if self.config.mdns_interface:
                 text = f"Starting mDNS listener on interface {self.config.mdns_interface}"
-                self._log("INFO", "agent", text)
+                self._say("INFO", text)
         if self._outlets.file_feed is not None:
             owned.append((LAST_ROLE, 0, {"lines": self._outlets.file_feed.reader.fileno()}))
         if self._metrics is not None:
@@ -209,16 +190,18 @@ class Supervisor:
         _trim()
         gc.freeze()
         if self.config.tags_file and self.config.tags:
-            self._log("INFO", "agent", f"Restored {len(self.config.tags)} tag(s) from {self.config.tags_file}")
+            self._say("INFO", f"Restored {len(self.config.tags)} tag(s) from {self.config.tags_file}")
         if self.config.keyring:
             count, path = len(self.config.keyring), self.config.keyring_file
-            self._log("INFO", "agent", f"Restored keyring with {count} keys from {path}")
-        self._log("INFO", "agent", "Serf agent starting")
+            self._say("INFO", f"Restored keyring with {count} keys from {path}")
+        self._say("INFO", "Serf agent starting")
         if warning := descriptor_warning():
-            self._log("WARN", "agent", warning)
+            self._say("WARN", warning)
         for process in self._processes:
             self._spawn(process)
-        self._directory_watch = DirectoryWatch(self.loop, self._runtime.bus, self._look_at_runtime)
+        self._runtime_guard = RuntimeGuard(
+            self.loop, self._runtime, self._processes, self._say, lambda: self._stopping.begun
+        )
         self.loop.on_look = self._note_lateness
         self._check()
         self.loop.call_later(START_LIMIT, self._start_is_overdue)
@@ -238,8 +221,8 @@ class Supervisor:
         for process in self._processes:
             if process.running:
                 process.signal(signal.SIGKILL)
-        if self._directory_watch is not None:
-            self._directory_watch.close()
+        if self._runtime_guard is not None:
+            self._runtime_guard.close()
         if self._runtime is not None:
             self._runtime.release()
         if self._metrics is not None:
@@ -250,7 +233,7 @@ class Supervisor:
         return self.exit_code
 
     def _start_is_overdue(self) -> None:
-        if not self._started and not self._stopping:
+        if not self._started and not self._stopping.begun:
             late = ", ".join(p.name for p in self._processes if p.state is not ProcessState.SERVING)
             self.give_up(f"Failed to start the Serf agent: {late} did not serve within {START_LIMIT:.0f} s")
             self._stop()
@@ -260,9 +243,7 @@ class Supervisor:
         recover = restarting.may_recover(process)
         shared = self._journals.get(process.name)
         if not recover and shared is not None:
-            self._log(
-                "WARN", "agent", f"{process.name} starts without the state of its predecessors, which ended too quickly"
-            )
+            self._say("WARN", f"{process.name} starts without the state of its predecessors, which ended too quickly")
             journal.erase(shared)
 
         directory = str(self._runtime.bus) if self._runtime is not None else ""
@@ -307,18 +288,18 @@ class Supervisor:
         show_banner(self._terminal, config)
         if config.start_join:
             self._terminal.output(f"Joining cluster...(replay: {'true' if config.replay else 'false'})")
-            self._log("INFO", "agent", f"joining: [{' '.join(config.start_join)}] replay: {str(config.replay).lower()}")
-            self._ask(JoinRequest(config.start_join, config.replay), self._joined)
+            self._say("INFO", f"joining: [{' '.join(config.start_join)}] replay: {str(config.replay).lower()}")
+            self._asking.ask(JoinRequest(config.start_join, config.replay), self._joined)
         else:
             self._release_log()
 
     def _joined(self, reached: Any, error: str) -> None:
         if error:
-            self._log("WARN", "agent", f"error joining: {error}")
+            self._say("WARN", f"error joining: {error}")
             self.give_up(error)
             self._stop()
             return
-        self._log("INFO", "agent", f"joined: {reached} nodes")
+        self._say("INFO", f"joined: {reached} nodes")
         self._terminal.info(f"Join completed. Synced with {reached} initial agents")
         self._release_log()
 
@@ -339,14 +320,6 @@ class Supervisor:
     def _process(self, name: str) -> Process:
         return next(process for process in self._processes if process.name == name)
 
-    def _ask(self, request: JoinRequest | LeaveRequest | TagsRequest, callback: Callable[[Any, str], None]) -> None:
-        """Ask the detector; the answer may come from a later generation of it."""
-        kind, fields = plain.request_to_plain(request)
-        self._last_ask += 1
-        ask = frames.Ask(self._last_ask, kind, fields)
-        self._asked[ask.number] = (ask, callback)
-        self._process("detector").send(ask)
-
     def _on_any_frame(self, process: Process, frame: Any) -> None:
         match frame:
             case frames.Report():
@@ -355,7 +328,7 @@ class Supervisor:
                 self._watching.dumped(body)
             case frames.Discovered(address):
                 request = JoinRequest((address,), self.config.replay)
-                self._ask(request, lambda _n, error: process.send(frames.DiscoveredJoined(address, error)))
+                self._asking.ask(request, lambda _n, error: process.send(frames.DiscoveredJoined(address, error)))
             case frames.CannotStart(text):
                 self.give_up(text)
                 self._stop()
@@ -369,15 +342,11 @@ class Supervisor:
                 process.serving_since = time.monotonic()
                 self._watching.serves()
                 if process.name == "detector":
-                    for ask, _callback in self._asked.values():
-                        process.send(ask)
+                    self._asking.ask_again()
                 if not self._started and all(p.state is ProcessState.SERVING for p in self._processes):
                     self._announce()
-            case frames.Answered(number, value, error):
-                # A restarted detector may answer once more.
-                asked = self._asked.pop(number, None)
-                if asked is not None:
-                    asked[1](value, error)
+            case frames.Answered():
+                self._asking.on_answered(frame)
             case frames.KeysNotice(keys):
                 self.config = dataclasses.replace(self.config, keyring=tuple(keys))
                 self._process("gossip").send(frame)
@@ -400,7 +369,7 @@ class Supervisor:
         self._outlets.set_level(config.log_level)
         self.config = config
         if tags.set or tags.delete:
-            self._ask(tags, self._tagged)
+            self._asking.ask(tags, self._tagged)
 
     def _tagged(self, _value: Any, error: str) -> None:
         if error:
@@ -422,11 +391,11 @@ class Supervisor:
             target.send(frames.Inquiry(asker.name, number, subject))
 
     def _on_lifecycle(self, state: str) -> None:
-        if state == "left" and not self._stopping:
+        if state == "left" and not self._stopping.begun:
             self.exit_code = 0
             self._stop()
-        elif state == "shutdown" and not self._stopping:
-            self._log("WARN", "agent", "Serf shutdown detected, quitting")
+        elif state == "shutdown" and not self._stopping.begun:
+            self._say("WARN", "Serf shutdown detected, quitting")
             self.exit_code = 0
             self._stop()
 
@@ -438,8 +407,8 @@ class Supervisor:
         self._watching.ended(process)
         if process.role == "worker":
             self._end_scripts_of(process)
-        if self._stopping:
-            self._go_on_stopping()
+        if self._stopping.begun:
+            self._stopping.go_on()
             return
         reason = process.last_end
         if os.waitstatus_to_exitcode(status) == EXIT_DO_NOT_RESTART:
@@ -458,10 +427,10 @@ class Supervisor:
             ended = end_orphans({p.pid for p in self._processes if p.running})
         except OSError as error:
             text = f"{worker.name} may have left running scripts behind, which were not ended: {_shortage(error)}"
-            self._log("ERR", "agent", text)
+            self._say("ERR", text)
             return
-        if ended and not self._stopping:
-            self._log("WARN", "agent", f"{worker.name} left {ended} running scripts behind; they were ended")
+        if ended and not self._stopping.begun:
+            self._say("WARN", f"{worker.name} left {ended} running scripts behind; they were ended")
 
     def _spawn_later(self, process: Process, reason: str) -> None:
         """Start the next generation, now or after a pause; give up when the budget is spent."""
@@ -471,14 +440,13 @@ class Supervisor:
             )
             return
         delay = restarting.pause_before(process)
-        self._log(
+        self._say(
             "WARN",
-            "agent",
             f"{process.name} {reason}; starting generation {process.generation + 1}"
             + (f" in {delay:.1f} s" if delay else ""),
         )
         if delay:
-            self.loop.call_later(delay, lambda: None if self._stopping else self._spawn(process))
+            self.loop.call_later(delay, lambda: None if self._stopping.begun else self._spawn(process))
         else:
             self._spawn(process)
 
@@ -494,51 +462,25 @@ class Supervisor:
 
     def _check(self) -> None:
         """Look at the processes and the runtime directory, and plan the next look."""
-        if self._stopping:
+        if self._stopping.begun:
             return
         now = self.loop.clock()
         pause = self._watchdog.check(self._processes, now, self._lost)
         self._lost = 0.0
-        self._look_at_runtime()
-        if self._runtime_lost or not (self._directory_watch and self._directory_watch.works):
-            pause = min(pause, CLOSE_PERIOD)
+        if self._runtime_guard is not None:
+            self._runtime_guard.look()
+            if self._runtime_guard.must_look_often:
+                pause = min(pause, CLOSE_PERIOD)
         self.loop.call_at(min(now + pause, self.loop.next_multiple(CHECK_PERIOD)), self._check)
-
-    def _look_at_runtime(self) -> None:
-        """Bind anew what somebody has removed: a process that starts later would find nobody.
-
-        Directories of users go when they log out.
-        """
-        detector = self._process("detector")
-        if self._stopping or detector.state is not ProcessState.SERVING or self._runtime is None:
-            return
-        if self._runtime.holds_sockets_of(detector.generation):
-            self._runtime_lost = False
-            return
-        reason = "its sockets were removed from the runtime directory"
-        try:
-            self._runtime.restore()
-            if self._directory_watch is not None:
-                self._directory_watch.begin()
-        except (OSError, UserError) as error:
-            if not self._runtime_lost:
-                self._runtime_lost = True
-                text = f"the runtime directory '{self._runtime.path}' was removed and cannot be made again: {error}"
-                self._log("ERR", "agent", text)
-            return
-        for process in self._processes:
-            if process.role in BINDING_ROLES:
-                process.kill_reason = reason
-                process.signal(signal.SIGKILL)
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
     def _leave(self) -> None:
         self._terminal.output("Gracefully shutting down agent...")
         self._manager.stopping("Leaving the cluster")
-        self._log("INFO", "agent", "requesting graceful leave from Serf")
+        self._say("INFO", "requesting graceful leave from Serf")
         self._leaving = self._retry_join.stopped = True
-        self._ask(LeaveRequest(), self._left)
+        self._asking.ask(LeaveRequest(), self._left)
         limit = 2 * self.config.broadcast_timeout + LEAVE_MARGIN
         self.loop.call_later(limit, lambda: self._leave_is_overdue(limit))
 
@@ -549,52 +491,21 @@ class Supervisor:
             self._on_lifecycle("left")
 
     def _leave_is_overdue(self, limit: float) -> None:
-        if not self._stopping:
-            self._log("WARN", "agent", f"the leave did not end within {limit:.0f} s; stopping without it")
+        if not self._stopping.begun:
+            self._say("WARN", f"the leave did not end within {limit:.0f} s; stopping without it")
             self._stop()
 
     def _stop(self) -> None:
-        """Tell all children to end, with a limit."""
-        if self._stopping:
+        """End all."""
+        if self._stopping.begun:
             return
-        self._stopping = self._retry_join.stopped = True
+        self._retry_join.stopped = True
         self._terminal.release()
         self._manager.stopping("Shutting down")
-        self._log("INFO", "agent", "requesting serf shutdown")
+        self._say("INFO", "requesting serf shutdown")
         if self.exit_code:
             self._log("WARN", "serf", "Shutdown without a Leave")
-        grace = self.config.script_grace
-        # The dispatcher stays for the ends of all scripts, so that the log tells them.
-        graces = {"worker": grace, "dispatcher": grace + END_TIME}
-        for process in self._processes:
-            if process.role not in CORE_ROLES and process.role != LAST_ROLE:
-                process.send(frames.Stop(graces.get(process.role, STOP_GRACE)))
-        self.loop.call_later(grace + STOP_MARGIN, lambda: self._kill_rest(grace + STOP_MARGIN))
-        self._go_on_stopping()
-
-    def _go_on_stopping(self) -> None:
-        """The network and the core end last: until then clients get their answers and peers their acks."""
-        last = [process for process in self._processes if process.running and process.role == LAST_ROLE]
-        running = [process for process in self._processes if process.running and process.role != LAST_ROLE]
-        if not running and not self._complete:
-            self._complete = True
-            self._log("INFO", "agent", "shutdown complete")
-            for process in last:
-                process.send(frames.Stop(STOP_GRACE))
-        if not running:
-            if not last:
-                self.loop.stop()
-        elif all(process.role in CORE_ROLES for process in running):
-            for process in running:
-                process.send(frames.Stop(STOP_GRACE))
-
-    def _kill_rest(self, limit: float) -> None:
-        for process in self._processes:
-            if process.running:
-                self._log("WARN", "agent", f"{process.name} did not stop within {limit:.0f} s and was killed")
-                process.signal(signal.SIGKILL)
-        # A process that hangs in the kernel does not even end by that.
-        self.loop.call_later(STOP_GRACE, self.loop.stop)
+        self._stopping.begin(self.config.script_grace)
 
     # --- signals ------------------------------------------------------------------------------------------------------
 
@@ -604,7 +515,7 @@ class Supervisor:
                 reap_orphans({p.pid for p in self._processes if p.running})
             case signal.SIGUSR1:
                 self._watching.dump()
-            case signal.SIGHUP if not self._released and not self._stopping:
+            case signal.SIGHUP if not self._released and not self._stopping.begun:
                 self._hangup_waits = True
             case signal.SIGHUP if not self._leaving:
                 self._on_hangup()
@@ -618,14 +529,14 @@ class Supervisor:
         self._reload.begin("Caught signal: hangup")
 
     def _reload_for(self, answer: Callable[[dict[str, Any]], None]) -> None:
-        if self._released and not self._leaving and not self._stopping:
+        if self._released and not self._leaving and not self._stopping.begun:
             self._reload.begin("Asked to reload", answer)
         else:
             answer({"ok": False, "lines": [ENDING if self._released else STARTING]})
 
     def _on_stop_signal(self, number: int) -> None:
         now = time.monotonic()
-        if self._stopping or now - self._signalled_at < SAME_SIGNAL:
+        if self._stopping.begun or now - self._signalled_at < SAME_SIGNAL:
             return
         self._signalled_at = now
         if self._leaving:
