@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
+from serfmp.bus.packing import pack
 from serfmp.errors import InternalError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Journal:
     def _write(self, bank: int, fill: int, records: Iterable[Iterable[Any]]) -> int:
         start = _PAGE + bank * BANK_SIZE
         for fields in records:
-            body: bytes = msgpack.packb(tuple(fields), unicode_errors="surrogateescape")
+            body: bytes = pack(tuple(fields))
             if fill + _RECORD.size + len(body) > BANK_SIZE:
                 raise JournalOverflowError(f"the journal's state is larger than {BANK_SIZE} bytes")
             position = start + fill

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 import msgpack
 
 from serfmp.bus.frames import LogLine
+from serfmp.bus.packing import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,7 +180,7 @@ class ChildLog:
 
     def _send(self, lines: list[tuple[float, str, str, str]]) -> bool:
         try:
-            self._sock.send(msgpack.packb(lines, unicode_errors="surrogateescape"))
+            self._sock.send(pack(lines))
         except OSError:
             return False
         return True

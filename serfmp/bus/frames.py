@@ -23,13 +23,11 @@ from typing import Any, Final
 
 import msgpack
 
+from serfmp.bus.packing import pack
 from serfmp.errors import InternalError
 
 FORMAT: Final = 1
 """Version of the frames. Raised whenever a frame changes."""
-
-KEPT_BUFFER: Final = 1024 * 1024
-"""Bytes of a frame beyond which the buffer that it was made in is given back."""
 
 _HEADER: Final = struct.Struct(">BIIQ")
 
@@ -551,20 +549,6 @@ def _only_values(names: tuple[str, ...], frame: object) -> tuple[Any, ...]:
     return tuple(getattr(frame, name) for name in names)
 
 
-class _Encoder:
-    """MessagePack with a buffer that stays: making one costs more than filling it."""
-
-    def __init__(self) -> None:
-        self._packer = msgpack.Packer(unicode_errors="surrogateescape")
-
-    def pack(self, value: object) -> bytes:
-        body: bytes = self._packer.pack(value)
-        if len(body) > KEPT_BUFFER:
-            self._packer = msgpack.Packer(unicode_errors="surrogateescape")
-        return body
-
-
-_ENCODER: Final = _Encoder()
 _VALUES: Final = {
     frame: attrgetter(*names) if len(names) > 1 else partial(_only_values, names) for frame, names in _FIELDS.items()
 }
@@ -574,7 +558,7 @@ _VALUES: Final = {
 def encode(frame: object) -> bytes:
     """The body of a frame as bytes."""
     kind = type(frame)
-    return _ENCODER.pack((_KINDS[kind], *_VALUES[kind](frame)))
+    return pack((_KINDS[kind], *_VALUES[kind](frame)))
 
 
 def decode(body: bytes) -> Any:

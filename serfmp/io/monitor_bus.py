@@ -28,6 +28,7 @@ import msgpack
 import zmq
 
 from serfmp.bus.endpoints import PUBLIC_EVENTS, PUBLIC_SNAPSHOT, make_public_socket
+from serfmp.bus.packing import pack
 from serfmp.io.monitor_gate import MonitorGate
 
 if TYPE_CHECKING:
@@ -98,20 +99,22 @@ class MonitorBus:
         self._events = make_public_socket(self._context, zmq.XPUB, hwm=EVENTS_HWM, size_limit=REQUEST_LIMIT)
         self._snapshots = make_public_socket(self._context, zmq.ROUTER, hwm=SNAPSHOT_HWM, size_limit=REQUEST_LIMIT)
         self._directory = Path(directory)
+        self._watched = loop.add_socket(self._events, self._read_subscriptions, told=True)
         self.gates = [
             MonitorGate(
                 loop,
                 self._context,
-                socket,
+                watched,
                 f"ipc://{self._directory / name}",
-                partial(self._bind, socket, name),
+                partial(self._bind, watched.socket, name),
                 self.counters,
                 on_news,
             )
-            for socket, name in ((self._events, PUBLIC_EVENTS), (self._snapshots, PUBLIC_SNAPSHOT))
+            for watched, name in (
+                (self._watched, PUBLIC_EVENTS),
+                (loop.add_socket(self._snapshots, self._answer, told=True), PUBLIC_SNAPSHOT),
+            )
         ]
-        loop.add_socket(self._events, self._read_subscriptions)
-        loop.add_socket(self._snapshots, self._answer)
         loop.call_every(BEAT_PERIOD, self._beat)
 
     @property
@@ -124,6 +127,8 @@ class MonitorBus:
         family = topic.partition(".")[0]
         self._number += 1
         self._numbers[family] += 1
+        if not self._subscribed:
+            return
         name = topic.encode("utf-8", "surrogateescape")
         if not self.wanted(name):
             return
@@ -136,6 +141,7 @@ class MonitorBus:
             "time": time.time() if at is None else at,
             "ltime": ltime,
         }
+        self._watched.used = True
         with suppress(zmq.Again):
             self._events.send_multipart((name, pack(header), pack(body)), zmq.NOBLOCK)
             self.counters["serfmp.monitors.published"] += 1
@@ -226,12 +232,6 @@ def _with_members(body: Mapping[str, Any], members: Sequence[bytes]) -> bytes:
     packer.pack_array_header(len(members))
     data: bytes = packer.bytes()
     return data + b"".join(members)
-
-
-def pack(value: Any) -> bytes:
-    """A value as it goes over the bus."""
-    data: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
-    return data
 
 
 def unpack(data: bytes) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
-    from serfmp.bus.loop import Loop
+    from serfmp.bus.loop import Loop, Watched
 
 CONNECTION_LIMIT: Final = 256
 """Monitors at once on one socket."""
@@ -45,20 +45,20 @@ _KIND: Final = struct.Struct("=h")
 
 
 class MonitorGate:
-    """See the module. `bind()` binds the socket to `address`, and sets the rights of its path."""
+    """See the module. `bind()` binds the watched socket to `address`, and sets the rights of its path."""
 
     def __init__(
         self,
         loop: Loop,
         context: zmq.Context[zmq.Socket[bytes]],
-        socket: zmq.Socket[bytes],
+        watched: Watched,
         address: str,
         bind: Callable[[], None],
         counters: Counter[str],
         on_news: Callable[[], object] | None = None,
     ) -> None:
         self._loop = loop
-        self._socket = socket
+        self._watched = watched
         self._address = address
         self._bind = bind
         self._counters = counters
@@ -66,6 +66,7 @@ class MonitorGate:
         self.connected = 0
         self.open = True
         """Whether the socket is bound."""
+        socket = watched.socket
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         place = f"inproc://gate-{address}"
         socket.monitor(place, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
@@ -94,11 +95,13 @@ class MonitorGate:
         """End all connections, and take nobody for a while."""
         if self.open:
             self._counters["serfmp.monitors.overruns"] += 1
-            self._socket.unbind(self._address)
+            self._watched.used = True
+            self._watched.socket.unbind(self._address)
             self.open = False
             self._loop.call_later(PAUSE, self._bind_again)
 
     def _bind_again(self) -> None:
         self.connected = 0
+        self._watched.used = True
         self._bind()
         self.open = True

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.agent.keys import decode_key
 from serfmp.bus.endpoints import PUBLIC_EVENTS, PUBLIC_SNAPSHOT
+from serfmp.bus.packing import pack
 from serfmp.detector.effects import (
     CoordinateRequest,
     EventRequest,
@@ -37,6 +38,7 @@ from serfmp.errors import UserError
 from serfmp.events.specs import parse_handlers
 from serfmp.io import rpc_protocol as protocol
 from serfmp.io import rpc_records
+from serfmp.io.rpc_deadlines import Deadlines
 from serfmp.io.rpc_inquiries import Inquiries
 from serfmp.io.rpc_logs import LogMonitor, parse_level
 from serfmp.io.rpc_queries import SentQueries, refusal, to_request
@@ -95,8 +97,7 @@ class Commands:
         self._auth = child.config.rpc_auth.encode("utf-8", "surrogateescape")
         self._is_token = _comparison(self._auth)
         self._sent = SentQueries(child.loop, self._record_dropped)
-        self.under_way = 0
-        """Requests that wait for the detector."""
+        self._deadlines = Deadlines(child.loop)
         inquiries = Inquiries(child)
         self._table: Final[dict[str, Callable[[Connection, Request], None]]] = {
             "handshake": self._handshake,
@@ -127,6 +128,11 @@ class Commands:
         }
         self._shown_handlers: tuple[Any, dict[str, str]] = (None, {})
         """The handlers of a configuration, and how `stats` shows them."""
+
+    @property
+    def under_way(self) -> int:
+        """Requests that wait for the detector."""
+        return self._deadlines.under_way
 
     def execute(self, connection: Connection, request: Request) -> None:
         """Carry out a request; `connection.answer` is called now or later."""
@@ -203,7 +209,7 @@ class Commands:
             "serf": dict(sorted(self._replica.serf_stats().items())),
             "tags": dict(sorted((own.tags if own is not None else config.tags).items())),
         }
-        connection.answer(request, body=rpc_records.pack(sections))
+        connection.answer(request, body=pack(sections))
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
@@ -267,7 +273,7 @@ class Commands:
                 self._agent_log("INFO", f"joined: {reached} nodes")
             if error:
                 self._agent_log("WARN", f"error joining: {error}")
-            connection.answer(request, error, rpc_records.pack({"Num": reached}))
+            connection.answer(request, error, pack({"Num": reached}))
 
         if join.existing:
             self._ask(JoinRequest(join.existing, join.replay), JOIN_LIMIT, answered)
@@ -306,7 +312,7 @@ class Commands:
                 "NumNodes": figures.get("nodes", 0),
                 "NumResp": figures.get("responses", 0),
             }
-            connection.answer(request, error, rpc_records.pack(answer))
+            connection.answer(request, error, pack(answer))
 
         try:
             decode_key(body.key)
@@ -324,7 +330,7 @@ class Commands:
                 return
             vec, deviation, adjustment, height = value or (None, 0.0, 0.0, 0.0)
             place = {"Adjustment": adjustment, "Error": deviation, "Height": height, "Vec": vec}
-            connection.answer(request, body=rpc_records.pack({"Coord": place, "Ok": value is not None}))
+            connection.answer(request, body=pack({"Coord": place, "Ok": value is not None}))
 
         self._ask(CoordinateRequest(node), REQUEST_LIMIT, answered)
 
@@ -397,29 +403,18 @@ class Commands:
             ]
             status = row.status.label if row is not None else "none"
             body = {"Entries": entries, "Node": node, "Now": value["now"] + offset, "Status": status}
-            connection.answer(request, body=rpc_records.pack(body))
+            connection.answer(request, body=pack(body))
 
         self._ask(WhyRequest(node), REQUEST_LIMIT, answered)
 
     def _bus(self, connection: Connection, request: Request) -> None:
         """An extension: where the public monitor bus is."""
         body = {name.capitalize(): f"ipc://{self._child.public}/{name}" for name in (PUBLIC_EVENTS, PUBLIC_SNAPSHOT)}
-        connection.answer(request, body=rpc_records.pack(body))
+        connection.answer(request, body=pack(body))
 
     def _ask(self, request: CoreRequest, limit: float, answered: Answered) -> int:
         """Ask the detector; `answered` is called once, with an error if there is no answer within `limit` seconds."""
-        self.under_way += 1
-        open_ = [answered]
-
-        def once(value: Any, error: str) -> None:
-            if open_:
-                timer.cancel()
-                self.under_way -= 1
-                open_.pop()(value, error)
-
-        error = f"the detector did not answer within {limit:g} s"
-        timer = self._child.loop.call_later(limit, lambda: once(None, error))
-        return self._link.ask(request, once)
+        return self._link.ask(request, self._deadlines.begin(limit, answered))
 
     def _log(self, level: str, text: str) -> None:
         self._child.log(level, "agent.ipc", text)

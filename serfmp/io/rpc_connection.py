@@ -137,7 +137,8 @@ class Connection:
     def done(self) -> None:
         """The request under way was answered."""
         self._busy = False
-        if not self._working:
+        # Where none waits none can be in the reader (`_parse`), and the next that comes does not wait for a turn.
+        if self._pending and not self._working:
             self._loop.call_soon(self._work)
 
     def write(self, *parts: bytes) -> None:
@@ -283,7 +284,9 @@ class Connection:
         """Carry out requests, as far as the limits allow."""
         self._working = True
         left = REQUESTS_PER_TURN
-        while self.open and not self._busy and not self._ending and self._out_size < OUT_LIMIT and self._parse():
+        while self.open and not self._busy and not self._ending and self._out_size < OUT_LIMIT:
+            if not (self._pending or self._parse()):
+                break
             if not left:
                 self._loop.call_soon(self._work)
                 break
@@ -306,6 +309,8 @@ class Connection:
     def _fill(self) -> None:
         """Move records of streams, one from each in turn, to the output while there is room."""
         waiting = [stream for stream in self._all_streams() if stream.records]
+        if not waiting and not self.queries:
+            return
         while waiting and self._out_size < STREAM_ROOM:
             for stream in waiting:
                 for part in (stream.header, stream.records.popleft()):
@@ -317,6 +322,9 @@ class Connection:
 
     def _sent(self, count: int) -> None:
         self._out_size -= count
+        if not self._out_size:
+            self._out.clear()
+            return
         while count:
             first = self._out[0]
             if count < len(first):

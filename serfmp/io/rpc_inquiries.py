@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.io import rpc_records
+from serfmp.bus.packing import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ class Inquiries:
             if told is None:
                 connection.answer(request, error)
             else:
-                connection.answer(request, body=rpc_records.pack(body(told)))
+                connection.answer(request, body=pack(body(told)))
 
         timer = self._child.loop.call_later(limit, lambda: answered(None))
         self._child.inquire(request.command, answered)

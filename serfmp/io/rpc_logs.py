@@ -22,7 +22,7 @@ from serfmp.agent.log_hub import RING_LINES
 from serfmp.agent.logging import LEVELS, LINE_BYTES, format_line, level_number
 from serfmp.bus import frames
 from serfmp.bus.frames import LogLine
-from serfmp.io import rpc_records
+from serfmp.bus.packing import pack
 from serfmp.io.rpc_streams import QUEUE_LIMIT, EventStream
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def parse_level(text: str) -> str | None:
 
 def to_record(line: LogLine) -> bytes:
     """The record of a line, without its header."""
-    return rpc_records.pack({"Log": format_line(line)})
+    return pack({"Log": format_line(line)})
 
 
 class LogMonitor(EventStream):

@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from serfmp.io.rpc_reader import MalformedError, ValueReader
@@ -286,28 +286,28 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
 _WITHOUT_BODY: Final = frozenset({"members", "leave", "stats", "list-keys", "handlers", "bus", "config", "reload"})
 
 
-def _read(value: Any, fields: _Fields) -> list[Any] | None:
+def _read(value: Any, on_wire: _Fields) -> list[Any] | None:
     """The values of these fields; None if all are zero."""
     if value is None:
         return None
     if isinstance(value, list):
-        found = dict(zip((name for name, _ in fields), value, strict=False))
+        found = dict(zip((name for name, _ in on_wire), value, strict=False))
     elif isinstance(value, dict):
         found = value
     else:
         raise MalformedError(f"a {type(value).__name__} where a map belongs")
-    return [None if found.get(name) is None else read(found[name]) for name, read in fields]
+    return [None if found.get(name) is None else read(found[name]) for name, read in on_wire]
 
 
-def _make(kind: Callable[..., Any], value: Any, fields: _Fields, names: tuple[str, ...]) -> Any:
-    values = _read(value, fields)
+def _make(kind: Callable[..., Any], value: Any, on_wire: _Fields, names: tuple[str, ...]) -> Any:
+    values = _read(value, on_wire)
     if values is None:
         return kind()
     return kind(**{name: item for name, item in zip(names, values, strict=True) if item is not None})
 
 
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(kind.__dataclass_fields__)  # type: ignore[attr-defined]  # every body is a dataclass
+_NAMES: Final = {kind: tuple(field.name for field in fields(kind)) for kind, _ in _BODIES.values()}
+"""The fields of each kind of body."""
 
 
 class RequestReader:
@@ -346,8 +346,8 @@ class RequestReader:
         complete, value = self._values.take()
         if not complete:
             return None
-        kind, fields = _BODIES[self._header.command]
-        body: Body = _make(kind, value, fields, _names(kind))
+        kind, on_wire = _BODIES[self._header.command]
+        body: Body = _make(kind, value, on_wire, _NAMES[kind])
         request = Request(self._header.sequence, self._header.command, body)
         self._header = None
         return request

@@ -12,19 +12,16 @@ from typing import Any, Final
 
 import msgpack
 
+from serfmp.bus.packing import pack
 from serfmp.detector.effects import Event, EventKind, Member, MemberEvent, MemberStatus, QueryReceived
 from serfmp.errors import InternalError
 
 _EVENT_MEMBERS: Final = b"\x82\xa5Event"
 _MEMBERS_KEY: Final = b"\xa7Members"
+_USER: Final = EventKind.USER.label
+_QUERY: Final = EventKind.QUERY.label
 _SHORT_ARRAY: Final = 16
 _MEDIUM_ARRAY: Final = 0x1_0000
-
-
-def pack(value: Any) -> bytes:
-    """A value as the server writes it."""
-    data: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
-    return data
 
 
 def header(sequence: int, error: str = "") -> bytes:
@@ -98,7 +95,7 @@ def event(happened: Event) -> bytes:
     return pack(
         {
             "Coalesce": happened.coalesce,
-            "Event": EventKind.USER.label,
+            "Event": _USER,
             "LTime": happened.ltime,
             "Name": happened.name,
             "Payload": happened.payload or None,
@@ -110,7 +107,7 @@ def query(happened: QueryReceived, id: int) -> bytes:
     """The record of a query that arrived, without its header; `id` is what an answer names."""
     return pack(
         {
-            "Event": EventKind.QUERY.label,
+            "Event": _QUERY,
             "ID": id,
             "LTime": happened.ltime,
             "Name": happened.name,

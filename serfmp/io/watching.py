@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.bus import frames, plain
 from serfmp.bus.metrics import Sample
+from serfmp.bus.packing import pack
 from serfmp.detector.effects import Event, Member, MemberEvent, QueryReceived
 from serfmp.io.metrics_store import MetricsStore, summary
-from serfmp.io.monitor_bus import MonitorBus, pack, unpack
+from serfmp.io.monitor_bus import MonitorBus, unpack
 from serfmp.io.process_figures import ProcessFigures
 from serfmp.wire.address import to_text
 
