@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from serfmp.agent.child import Child
     from serfmp.agent.config import AgentConfig
+    from serfmp.bus.loop import Watched
 
 DRAIN_PACKETS: Final = 64
 """Packets read in one drain."""
@@ -112,6 +113,7 @@ class Gossip:
             self.counters,
         )
         self._network: zmq.Socket[bytes] | None = None
+        self._watched: Watched | None = None
         self._loop.add(self._udp, lambda _events: self._drain_once())
         self._loop.after_input = self._after_input
         if self._format.keyring is not None:
@@ -245,7 +247,7 @@ class Gossip:
             self._network.close()
         self._network = make_socket(self._child.context, zmq.PULL, hwm=PACKET_HWM)
         self._network.connect(self._child.endpoints.network(generation))
-        self._loop.add_socket(self._network, self._receive, told=True)
+        self._watched = self._loop.add_socket(self._network, self._receive, told=True)
         self._fences.clear()
         self._feed.connect(generation)
         self._streams.repeat_unanswered()
@@ -253,7 +255,7 @@ class Gossip:
     def _receive(self) -> None:
         network = self._network
         for _ in range(MESSAGES_PER_TURN):
-            if network is None or network is not self._network:
+            if network is None or self._watched is None or network is not self._network:
                 return
             try:
                 message = network.recv(zmq.NOBLOCK)
@@ -262,8 +264,10 @@ class Gossip:
             envelope, frame = frames.open_sealed(message)
             if envelope.receiver != self._child.generation:
                 self.counters["serfmp.bus.stale"] += 1
-                continue
-            self._handle(frame)
+            else:
+                self._handle(frame)
+            if not self._watched.ready():  # cheaper than to be refused a message
+                return
 
     def _handle(self, frame: Any) -> None:
         match frame:

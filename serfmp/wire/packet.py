@@ -51,7 +51,14 @@ _OTHER_BODIES: Final = frozenset({0xC0, 0xDE, 0xDF})
 
 _ALGORITHM_LZW: Final = 0
 _CHECKSUM_HEADER: Final = struct.Struct(">BI")
-_LAYERS: Final = frozenset({MessageType.COMPOUND, MessageType.COMPRESS, MessageType.CHECKSUM, MessageType.LABEL})
+# As plain numbers: to look a member up costs more than to compare it, and every packet is compared often.
+_COMPOUND: Final = int(MessageType.COMPOUND)
+_COMPRESS: Final = int(MessageType.COMPRESS)
+_CHECKSUM: Final = int(MessageType.CHECKSUM)
+_LABEL: Final = int(MessageType.LABEL)
+_LAYERS: Final = frozenset({_COMPOUND, _COMPRESS, _CHECKSUM, _LABEL})
+_NESTED: Final = frozenset({_COMPOUND, _COMPRESS})
+"""Layers that may be inside a compound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +112,14 @@ def _compound(parts: Sequence[bytes]) -> bytes:
     lengths = [len(part) for part in parts]
     if max(lengths) > U16_MAX:
         raise InternalError(f"a message of {max(lengths)} bytes cannot share a packet")
-    return b"".join((struct.pack(f">BB{len(parts)}H", MessageType.COMPOUND, len(parts), *lengths), *parts))
+    return b"".join((struct.pack(f">BB{len(parts)}H", _COMPOUND, len(parts), *lengths), *parts))
 
 
 def _dress(message: bytes, checksum: bool, fmt: PacketFormat) -> bytes:
     if fmt.compress and len(message) > fmt.compress_over:
         message = compressed_if_shorter(message)
     if checksum:
-        message = _CHECKSUM_HEADER.pack(MessageType.CHECKSUM, crc32(message)) + message
+        message = _CHECKSUM_HEADER.pack(_CHECKSUM, crc32(message)) + message
     label = label_bytes(fmt.label)
     if fmt.keyring:
         message = fmt.keyring.seal(message, label)
@@ -129,7 +136,7 @@ def compressed_if_shorter(message: bytes) -> bytes:
 
 def label_header(label: bytes) -> bytes:
     """The header that carries a label."""
-    return bytes((MessageType.LABEL, len(label))) + label
+    return bytes((_LABEL, len(label))) + label
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -153,14 +160,21 @@ def open_packet(data: bytes, fmt: PacketFormat, budget: int = lzw.STEP) -> Opene
     if kind not in _LAYERS:
         return Opened((data,), 0)
     _refuse_label(kind)
-    if kind == MessageType.CHECKSUM and len(data) >= CHECKSUM_LENGTH:
+    if kind == _CHECKSUM and len(data) >= CHECKSUM_LENGTH:
         data = _without_checksum(data)
+        kind = data[0]
+        if kind not in _NESTED:
+            return Opened((data,), 0)
+    if kind == _COMPOUND:
+        parts, truncated = _split(data)
+        if _NESTED.isdisjoint([part[0] for part in parts]):
+            return Opened(tuple(parts), truncated)
     pending = PendingPacket(data)
     return pending.step(budget) or pending
 
 
 def _refuse_label(kind: int) -> None:
-    if kind == MessageType.LABEL:
+    if kind == _LABEL:
         raise WireError("it has a label and this agent has none; is -label the same on both sides?", "label")
 
 
@@ -200,6 +214,26 @@ def open_compress(message: bytes, limit: int) -> lzw.Decompressor:
     return lzw.Decompressor(raw(body.get(b"Buf")), limit)
 
 
+def _split(message: bytes) -> tuple[list[bytes], int]:
+    """The parts of a compound that are not empty, and how many were lost to its end. Raises `WireError`."""
+    size = len(message)
+    if size < 2:
+        raise WireError("a compound has no count", "compound")
+    count = message[1]
+    at = 2 + 2 * count
+    if size < at:
+        raise WireError(f"a compound of {count} parts has {size} bytes", "compound")
+    parts: list[bytes] = []
+    for number, length in enumerate(struct.unpack_from(f">{count}H", message, 2)):
+        end = at + length
+        if end > size:
+            return parts, count - number
+        if length:
+            parts.append(message[at:end])
+        at = end
+    return parts, 0
+
+
 class PendingPacket:
     """A packet that is being opened: call `step` until it gives the messages."""
 
@@ -228,9 +262,9 @@ class PendingPacket:
             if not self._stack:
                 return Opened(tuple(self._parts), self._truncated)
             message, depth = self._stack.pop()
-            if message[0] == MessageType.COMPOUND:
+            if message[0] == _COMPOUND:
                 self._open_compound(message, depth)
-            elif message[0] == MessageType.COMPRESS:
+            elif message[0] == _COMPRESS:
                 if self._compressed:
                     raise WireError("a packet is compressed more than once", "compress")
                 self._compressed = True
@@ -244,18 +278,6 @@ class PendingPacket:
     def _open_compound(self, message: bytes, depth: int) -> None:
         if depth == MAX_DEPTH:
             raise WireError(f"more than {MAX_DEPTH} compounds in each other", "compound")
-        if len(message) < 2:
-            raise WireError("a compound has no count", "compound")
-        count = message[1]
-        at = 2 + 2 * count
-        if len(message) < at:
-            raise WireError(f"a compound of {count} parts has {len(message)} bytes", "compound")
-        parts = []
-        for number, length in enumerate(struct.unpack_from(f">{count}H", message, 2)):
-            if at + length > len(message):
-                self._truncated += count - number
-                break
-            if length:
-                parts.append((message[at : at + length], depth + 1))
-            at += length
-        self._stack.extend(reversed(parts))
+        parts, truncated = _split(message)
+        self._truncated += truncated
+        self._stack.extend((part, depth + 1) for part in reversed(parts))
