@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from serfmp.client import calls
+from serfmp.client.aio_dial import open_streams
 from serfmp.client.backlog import Backlog
 from serfmp.client.calls import CALL_LIMIT_S, DEFAULT_ADDRESS, DIAL_LIMIT_S, SLOW_CALL_LIMIT_S, Call, overdue
-from serfmp.client.dial import dial, speaks_tls
+from serfmp.client.dial import speaks_tls
 from serfmp.client.errors import ClientError, ConnectError, ConnectionLostError, ProtocolError
 from serfmp.client.members import Member
 from serfmp.client.protocol import CHUNK, Conversation, Record, Reply
@@ -46,9 +46,6 @@ from serfmp.wire.host_port import TLS_SCHEME
 
 if TYPE_CHECKING:
     import ssl
-
-FAREWELL_LIMIT_S: Final = 2.0
-"""For the agent's part of ending TLS; then the connection is closed all the same."""
 
 T = TypeVar("T")
 
@@ -180,7 +177,7 @@ class AsyncClient:
         """Connect, shake hands and, with a token, authenticate: what `async with` does."""
         if self._writer is not None:
             raise ConnectError("a client connects once; make another one")
-        reader, self._writer = await self._open()
+        reader, self._writer = await open_streams(self._address, self._tls)
         self._lost = None
         self._reader = asyncio.create_task(self._read(reader), name=f"serfmp client of {self._address}")
         try:
@@ -191,26 +188,6 @@ class AsyncClient:
             await self.close()
             raise
         return self
-
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._tls is None:
-            return await asyncio.open_connection(sock=(await _dial(self._address, None))[0])
-        from serfmp.client.tls_socket import expected_name, refused
-
-        address = self._address.removeprefix(TLS_SCHEME)
-        name = expected_name(address, self._tls)
-        connection, context = await _dial(self._address, self._tls)
-        try:
-            return await asyncio.open_connection(
-                sock=connection,
-                ssl=context,
-                server_hostname=name,
-                ssl_handshake_timeout=DIAL_LIMIT_S,
-                ssl_shutdown_timeout=FAREWELL_LIMIT_S,
-            )
-        except OSError as error:
-            connection.close()
-            raise refused(error, address, name) from None
 
     async def __aenter__(self) -> Self:
         return await self.connect()
@@ -444,35 +421,3 @@ class AsyncClient:
 
 
 S = TypeVar("S", bound=AsyncRecords[Any])
-
-
-_Dialled = tuple[socket.socket, "ssl.SSLContext | None"]
-
-
-async def _dial(address: str, tls: Tls | ssl.SSLContext | None) -> _Dialled:
-    """Read files and connect on a thread, as the blocking client does.
-
-    A connection that nobody waits for any more is closed.
-    """
-    running = asyncio.get_running_loop().run_in_executor(None, _dial_now, address, tls)
-    try:
-        connection, context = await asyncio.shield(running)
-    except asyncio.CancelledError:
-        running.add_done_callback(_close)
-        raise
-    connection.setblocking(False)
-    return connection, context
-
-
-def _dial_now(address: str, tls: Tls | ssl.SSLContext | None) -> _Dialled:
-    if tls is None:
-        return dial(address), None
-    from serfmp.client.tls_socket import context_of
-
-    context = context_of(tls)
-    return dial(address), context
-
-
-def _close(dialled: asyncio.Future[_Dialled]) -> None:
-    if not dialled.cancelled() and dialled.exception() is None:
-        dialled.result()[0].close()
