@@ -171,6 +171,11 @@ class Child:
         self._control.send(frames.Ready())
 
     @property
+    def watched(self) -> bool:
+        """Whether somebody watches the agent. While nobody does, what only watchers want need not be told."""
+        return self._page.watched > self.loop.looked_at
+
+    @property
     def page(self) -> HeartbeatPage:
         """The page on which all processes of the agent show that they live, and where it stands who watches."""
         return self._page

@@ -315,6 +315,8 @@ class Dispatcher:
         """For those who watch the agent."""
         invocation = debt.invocation
         self._child.metrics.sample(f"agent.invoke.{debt.spec.title}", frame.seconds * 1000)
+        if not self._child.watched:
+            return
         body = {
             "handler": debt.spec.title,
             "event": invocation.event,

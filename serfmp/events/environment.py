@@ -1,11 +1,13 @@
 """What a script sees of the agent's environment.
 
 Rules: without a list of names, all but what looks like a secret by its name; with one, exactly these, secret or not.
-What the event adds wins over both.
+What the event adds wins over both. `PWD` is there and true, as if a shell had seen to that; not every script has one.
 """
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,7 +28,10 @@ class AgentEnvironment:
 
     def __init__(self, environment: Mapping[bytes, bytes]) -> None:
         self._all = dict(environment)
-        self._shown = base_environment(environment)
+        self._directory = _directory(self._all.get(b"PWD", b""))
+        if self._directory:
+            self._all[b"PWD"] = self._directory
+        self._shown = base_environment(self._all)
 
     def script(self, names: Sequence[str] | None, additions: Mapping[str, str]) -> dict[bytes, bytes]:
         """A script's environment. `names`: what it gets of the agent's; None: all but secrets."""
@@ -34,9 +39,21 @@ class AgentEnvironment:
             passed = self._shown.copy()
         else:
             passed = {name: self._all[name] for name in map(_encoded, names) if name in self._all}
+            if self._directory:
+                passed[b"PWD"] = self._directory
         for name, text in additions.items():
             passed[name.encode(errors="surrogateescape")] = text.encode(errors="surrogateescape")
         return passed
+
+
+def _directory(named: bytes) -> bytes:
+    """Where we are: by the name that the environment has for it, if that is true. Empty: it was removed."""
+    with suppress(OSError):
+        if named.startswith(b"/") and os.path.samefile(named, b"."):  # noqa: PTH121  bytes
+            return named
+    with suppress(OSError):
+        return os.getcwdb()  # noqa: PTH109  bytes
+    return b""
 
 
 def _is_secret(name: bytes) -> bool:

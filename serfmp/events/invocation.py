@@ -37,6 +37,12 @@ class ScriptInput:
     stdin: bytes
     unpassable: tuple[str, ...]
     """Variables that had to be left out."""
+    size: int = field(init=False, repr=False, compare=False)
+    """Bytes that it takes, about."""
+
+    def __post_init__(self) -> None:
+        """Make the size, once for all handlers."""
+        object.__setattr__(self, "size", input_size(self.environment, self.stdin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +69,20 @@ class Invocation:
     """Lamport time and ID of the query that its output answers."""
     attempt: int = 0
     """How often it was tried before."""
+    input_size: int = field(default=0, repr=False, compare=False)
+    """Bytes that environment and standard input take, about; 0: they are counted."""
     size: int = field(init=False, repr=False, compare=False)
     """Bytes that it takes, about. Made once: it is asked for several times."""
 
     def __post_init__(self) -> None:
         """Make the size."""
-        variables = sum(map(len, self.environment)) + sum(map(len, self.environment.values()))
-        object.__setattr__(self, "size", _OVERHEAD + len(self.lane) + variables + len(self.stdin))
+        size = self.input_size or input_size(self.environment, self.stdin)
+        object.__setattr__(self, "size", _OVERHEAD + len(self.lane) + size)
+
+
+def input_size(environment: Mapping[str, str], stdin: bytes) -> int:
+    """Bytes that these take, about."""
+    return sum(map(len, environment)) + sum(map(len, environment.values())) + len(stdin)
 
 
 def order_keys(spec: HandlerSpec, event: Event, number: int) -> tuple[str, str]:

@@ -349,7 +349,7 @@ class Lanes:
         self._used[lane.worker] += 1
 
     def _offer(self, lane: _Lane) -> None:
-        if lane.waiting and lane.under_way < lane.limit and lane.row is None:
+        if lane.row is None and lane.waiting and lane.under_way < lane.limit:
             self._stand(lane, self._rows[lane.worker])
 
     def _stand(self, lane: _Lane, row: _Row, *, first: bool = False) -> None:

@@ -113,6 +113,7 @@ class Ledger:
                 given.stdin,
                 deadline,
                 query,
+                input_size=given.size,
             )
             known = self._specs.get(spec.identity)
             if known is not spec and known != spec:
@@ -234,7 +235,7 @@ class Ledger:
 
     def _apply_grown(self, number: int, stdin: bytes) -> None:
         debt = self.debts[number]
-        debt.invocation = replace(debt.invocation, stdin=debt.invocation.stdin + stdin)
+        debt.invocation = replace(debt.invocation, stdin=debt.invocation.stdin + stdin, input_size=0)
 
     def _apply_retried(self, number: int, again: int) -> None:
         debt = self.debts.pop(number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,12 +27,24 @@ HANDLERS: Final = 1024
 """Handlers of which ends are kept."""
 
 
+class _End(NamedTuple):
+    at: float
+    event: str
+    attempt: int
+    code: int | None
+    signal: int
+    error: str
+    seconds: float
+    output: bytes
+    output_size: int
+
+
 @dataclass(slots=True)
 class _History:
     ended: int = 0
     failed: int = 0
     dropped: int = 0
-    last: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RESULTS))
+    last: deque[_End] = field(default_factory=lambda: deque(maxlen=RESULTS))
 
 
 class Results:
@@ -58,18 +70,19 @@ class Results:
         history = self._of(debt.spec.identity)
         history.ended += 1
         history.failed += bool(reason)
+        output = end.output + end.errors if end.errors else end.output
         history.last.append(
-            {
-                "at": time.time(),
-                "event": debt.invocation.event,
-                "attempt": debt.invocation.attempt,
-                "code": end.code,
-                "signal": end.signal,
-                "error": reason,
-                "seconds": end.seconds,
-                "output": (end.output + end.errors)[-TAIL:],
-                "output_size": end.output_size,
-            }
+            _End(
+                time.time(),
+                debt.invocation.event,
+                debt.invocation.attempt,
+                end.code,
+                end.signal,
+                reason,
+                end.seconds,
+                output[-TAIL:],
+                end.output_size,
+            )
         )
 
     def table(self, specs: Iterable[HandlerSpec], lanes: Lanes) -> list[dict[str, Any]]:
@@ -88,7 +101,7 @@ class Results:
                     "ended": history.ended,
                     "failed": history.failed,
                     "dropped": history.dropped,
-                    "last": list(history.last),
+                    "last": [end._asdict() for end in history.last],
                 }
             )
         return rows

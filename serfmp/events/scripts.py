@@ -3,8 +3,10 @@
 Rules:
 
 * How it is started stands in `serfmp.events.spawn`; the process group is niced as a whole right after.
-* The input is written as far as the pipe takes it; a script that does not read it, or closes it, is fine.
-* Output and errors share one pipe, or have one each by the policy; the last bytes are kept, all are counted.
+* The input is written as far as the pipe takes it; a script that does not read it, or closes it, is fine. Without
+  input it reads from the null device.
+* Output and errors share one pipe, or have one each by the policy; the last bytes are kept, all are counted. Most
+  scripts end soon and write less than a pipe holds: a pipe is watched from `attend` on, which comes a little later.
 * After its time limit its process group gets TERM, and after the grace KILL, whoever of the group still lives.
 * The end is the end of the process, not of its output: a background child that keeps the pipe open delays nothing. What
   is in the pipe at that moment still counts, then it is closed.
@@ -38,9 +40,6 @@ READ_SIZE: Final = 64 * 1024
 
 NICE_MAX: Final = 19
 
-BLIND_POLL: Final = 0.02
-"""Seconds between two looks at a process for which no descriptor was left to watch it."""
-
 _INT: Final = struct.Struct("i")
 _NOTHING: Final = bytes(_INT.size)
 
@@ -48,25 +47,27 @@ _NOTHING: Final = bytes(_INT.size)
 class Output:
     """The reading end of a pipe: the last bytes of what was written to it, and how many there were."""
 
-    __slots__ = ("_descriptor", "_limit", "_loop", "size", "tail", "theirs")
+    __slots__ = ("_descriptor", "_limit", "_loop", "_watched", "size", "tail", "theirs")
 
     def __init__(self, loop: Loop, limit: int) -> None:
         self._loop = loop
         self._limit = limit
+        self._watched = False
+        # Blocking, but it is read only when there is something, and by nobody else.
         self._descriptor, self.theirs = os.pipe()
-        os.set_blocking(self._descriptor, False)
         self.tail = b""
         self.size = 0
 
-    def watch(self) -> None:
-        """The script has its end now: begin to read what comes."""
-        self._close_theirs()
-        self._loop.add(self._descriptor, self._readable)
-
-    def _close_theirs(self) -> None:
+    def given(self) -> None:
+        """The script has its end now."""
         if self.theirs >= 0:
             os.close(self.theirs)
             self.theirs = -1
+
+    def watch(self) -> None:
+        """Begin to read what comes."""
+        self._loop.add(self._descriptor, self._readable)
+        self._watched = True
 
     def finish(self) -> None:
         """Take what is in the pipe, and no more than that: others may go on writing."""
@@ -78,9 +79,10 @@ class Output:
 
     def close(self) -> None:
         """End it, whatever state it is in."""
-        self._close_theirs()
+        self.given()
         if self._descriptor >= 0:
-            self._loop.remove(self._descriptor)
+            if self._watched:
+                self._loop.remove(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -88,10 +90,7 @@ class Output:
         self._read(READ_SIZE)
 
     def _read(self, size: int) -> None:
-        try:
-            data = os.read(self._descriptor, size)
-        except BlockingIOError:
-            return
+        data = os.read(self._descriptor, size)
         if not data:
             self.close()
             return
@@ -102,19 +101,16 @@ class Output:
 class Script:
     """A script that was started by the constructor, which raises `OSError` or `ValueError` if it cannot be.
 
-    `on_end(script)` is called once, after `code` and `signal` are set; all descriptors are closed by then.
-    `on_overdue(script, signal)` is called when it is beyond its time limit and gets this signal.
+    Whoever starts it sees its end, and calls `end`. `on_overdue(script, signal)` is called when it is beyond its time
+    limit and gets this signal.
     """
 
     __slots__ = (
-        "_ended",
         "_input",
         "_limit",
         "_loop",
-        "_on_end",
         "_on_overdue",
         "_outputs",
-        "_pidfd",
         "_stdin",
         "code",
         "group",
@@ -132,11 +128,11 @@ class Script:
         run: Run,
         spawner: Spawner,
         environment: AgentEnvironment,
-        on_end: Callable[[Script], None],
+        nice: int,
         on_overdue: Callable[[Script, signal.Signals], None],
     ) -> None:
+        """`nice`: the agent's own."""
         self._loop = loop
-        self._on_end = on_end
         self._on_overdue = on_overdue
         self.run = run
         self.policy = policy = RunPolicy.from_plain(run.policy)
@@ -147,22 +143,20 @@ class Script:
         self.started_at = time.monotonic()
         self.seconds = 0.0
         self._input = memoryview(run.stdin)
-        self._pidfd = -1
-        self._ended = False
         self._outputs: list[Output] = []
         stdin = self._stdin = -1
         try:
             for _ in range(1 + policy.separate):
                 self._outputs.append(Output(loop, policy.output_limit))
-            stdin, self._stdin = os.pipe()
-            if len(run.stdin) <= select.PIPE_BUF:  # an empty pipe takes as much whatever its size
-                if run.stdin:
+            if run.stdin:
+                stdin, self._stdin = os.pipe()
+                if len(run.stdin) <= select.PIPE_BUF:  # an empty pipe takes as much whatever its size
                     os.write(self._stdin, run.stdin)
-                self._close_input()
+                    self._close_input()
             self.group = spawner.spawn(
                 run.command,
                 environment.script(policy.environment, run.environment),
-                (stdin, self._outputs[0].theirs, self._outputs[-1].theirs),
+                (stdin if run.stdin else spawner.nothing, self._outputs[0].theirs, self._outputs[-1].theirs),
                 limits=policy.limits,
                 directory=policy.directory,
             )
@@ -173,15 +167,31 @@ class Script:
         finally:
             if stdin >= 0:
                 os.close(stdin)
-        self._handicap(policy.nice)
-        self._watch()
+        # It runs: from here on nothing may fail, or it would be started twice.
+        self._handicap(nice + policy.nice)
         for output in self._outputs:
-            output.watch()
+            output.given()
         self._limit = loop.call_later(policy.timeout, self._overdue) if policy.timeout else None
         if self._stdin >= 0:
             os.set_blocking(self._stdin, False)
             if self._write():
                 loop.add(self._stdin, self._writable, WRITE)
+
+    def attend(self) -> None:
+        """It has not ended at once: from now on what it writes is read while it runs."""
+        for output in self._outputs:
+            output.watch()
+
+    def end(self, status: int) -> None:
+        """It has ended, with this status of `waitpid`: take what it wrote, and close everything."""
+        self.seconds = time.monotonic() - self.started_at
+        code = os.waitstatus_to_exitcode(status)
+        self.code, self.signal = (code, 0) if code >= 0 else (None, -code)
+        if self._limit is not None and not self.timed_out:
+            self._limit.cancel()
+        for output in self._outputs:
+            output.finish()
+        self._close_input()
 
     @property
     def output(self) -> bytes:
@@ -200,20 +210,6 @@ class Script:
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        """It runs: from here on nothing may fail, or it would be started twice."""
-        try:
-            self._pidfd = os.pidfd_open(self.group)
-        except OSError:  # somebody took the descriptors that were given back just now
-            self._loop.call_later(BLIND_POLL, self._poll)
-        else:
-            self._loop.add(self._pidfd, self._collect)
-
-    def _poll(self) -> None:
-        self._collect()
-        if not self._ended:
-            self._loop.call_later(BLIND_POLL, self._poll)
-
     def _overdue(self) -> None:
         self.timed_out = True
         self._end_group(signal.SIGTERM)
@@ -227,11 +223,8 @@ class Script:
 
     def _handicap(self, nice: int) -> None:
         """Best effort: it may have ended already, and a container may forbid it."""
-        try:
-            own = os.getpriority(os.PRIO_PROCESS, 0)
-            os.setpriority(os.PRIO_PGRP, self.group, min(own + nice, NICE_MAX))
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PGRP, self.group, min(nice, NICE_MAX))
 
     def _writable(self, events: int) -> None:
         if events & ERROR or not self._write():
@@ -251,30 +244,10 @@ class Script:
         self._close_input()
         return False
 
-    def _collect(self, _events: int = 0) -> None:
-        """Take its end, if it has ended."""
-        pid, status = os.waitpid(self.group, os.WNOHANG)
-        if not pid:
-            return
-        self._ended = True
-        self.seconds = time.monotonic() - self.started_at
-        code = os.waitstatus_to_exitcode(status)
-        self.code, self.signal = (code, 0) if code >= 0 else (None, -code)
-        if self._limit is not None and not self.timed_out:
-            self._limit.cancel()
-        for output in self._outputs:
-            output.finish()
-        self._close()
-        self._on_end(self)
-
     def _close(self) -> None:
         self._close_input()
         for output in self._outputs:
             output.close()
-        if self._pidfd >= 0:
-            self._loop.remove(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
 
     def _close_input(self) -> None:
         if self._stdin >= 0:

@@ -4,14 +4,17 @@ Rules:
 
 * `posix_spawn` (vfork inside): nothing of ours runs between fork and exec. The process leads a group of its own in the
   agent's session. (A session of its own would cancel the nice value where the kernel groups sessions.)
+* A list is executed as it is, and so is a line that is only a program and its arguments (`serfmp.events.command`): a
+  script is started in half the time if there is no shell that would only wait for it. Whatever cannot be executed so
+  after all is given to the shell, whose words for that are known.
 * No signal is blocked or ignored in it, whatever the agent inherited; no descriptor but 0, 1 and 2 is open in it: every
   other one of ours is closed by exec.
-* Badness when memory runs out is inherited: the process that starts a script has it itself for as long as the start
-  takes. (That costs 2 µs, where a word of the shell costs 80 µs.) Where it may not be set, it stays as it is.
+* Badness when memory runs out is inherited: the process that starts scripts has it itself from the first start of a
+  turn until `rest`. (That costs 2 µs, where a word of the shell costs 80 µs.) Where it may not be set, it stays.
 * What else must hold before the first word of the script is set by the shell that runs it, in a prelude of builtins on
   the script's own first line: resource limits and directory. So nothing can begin without them, no process is started
   for them, and `$0`, `$$` and line numbers stay what they are. (A launcher that executes the script costs 570 µs.) An
-  argument list is executed by such a shell in its own place.
+  argument list, or a line that is one, is executed by such a shell in its own place.
 * A limit above what the agent itself is allowed is lowered to that.
 """
 
@@ -26,8 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from serfmp.events.command import Programs, find_program, plain_words
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 SHELL: Final = "/bin/sh"
 _SHELL: Final = os.fsencode(SHELL)
@@ -36,6 +41,9 @@ SCRIPT_OOM_SCORE: Final = 500
 """Added badness of scripts when memory runs out: they go before the agent does."""
 
 OOM_SCORE_MAX: Final = 1000
+
+SHORTAGES: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What a start may fail of that says nothing about the script."""
 
 NOT_EXECUTED: Final = 126
 """Exit code of a shell that cannot set a limit or enter a directory after all, as of one that may not execute."""
@@ -68,6 +76,11 @@ class Spawner:
             self._badness = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             self._badness = -1
+        self._programs = Programs()
+        self._own = b""
+        """The own badness, while this process has that of scripts."""
+        self.nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        """A descriptor to read from that has nothing."""
 
     def spawn(
         self,
@@ -80,59 +93,89 @@ class Spawner:
     ) -> int:
         """Start a command with these descriptors as 0, 1 and 2. Returns its process id, which is its group's.
 
-        `directory`: where it starts; empty: where the agent is. Raises `OSError`, whose `filename` is what could not
-        be executed or entered, or `ValueError` for text with a NUL byte.
+        `directory`: where it starts; empty: where the agent is. `rest` has to follow. Raises `OSError`, whose
+        `filename` is what could not be executed or entered, or `ValueError` for text with a NUL byte.
         """
         if directory and not Path(directory).is_dir():
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
-        before = _prelude(limits, directory) if directory or limits is not NO_LIMITS else b""
-        if isinstance(command, str):
-            arguments = [_SHELL, b"-c", before + _encoded(command)]
-        else:
-            _find(command[0], environment, directory)
-            arguments = [_SHELL, b"-c", before + b'exec "$@"', b"sh", *map(_encoded, command)]
-        stdin, stdout, stderr = descriptors
-        own = self._worsen()
-        try:
-            return os.posix_spawn(
-                SHELL,
-                arguments,
-                environment,
-                file_actions=(
-                    (os.POSIX_SPAWN_DUP2, stdin, 0),
-                    (os.POSIX_SPAWN_DUP2, stdout, 1),
-                    (os.POSIX_SPAWN_DUP2, stderr, 2),
-                ),
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=_ALL_SIGNALS,
-            )
-        finally:
-            if own:
-                self._recover(own)
+        self._worsen()
+        prelude = _prelude(limits, directory) if directory or limits is not NO_LIMITS else b""
+        found = self._without_shell(command, environment, directory)
+        if found is None:
+            return _start(SHELL, [_SHELL, b"-c", prelude + _encoded(str(command))], environment, descriptors)
+        program, arguments = found
+        if not prelude:
+            try:
+                return _start(program, arguments, environment, descriptors)
+            except OSError as error:
+                if error.errno in SHORTAGES:
+                    raise
+        return _start(SHELL, [_SHELL, b"-c", prelude + b'exec "$@"', b"sh", *arguments], environment, descriptors)
+
+    def rest(self) -> None:
+        """No start follows soon: have the own badness again."""
+        if self._own:
+            try:
+                os.pwrite(self._badness, self._own, 0)
+            except OSError:  # then it stays, and is not added to once more
+                os.close(self._badness)
+                self._badness = -1
+            self._own = b""
 
     def close(self) -> None:
         """It starts nothing more."""
-        if self._badness >= 0:
-            os.close(self._badness)
-            self._badness = -1
+        for descriptor in (self._badness, self.nothing):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._badness = self.nothing = -1
 
-    def _worsen(self) -> bytes:
-        """Have the badness of scripts from now on. Returns the own one, empty if nothing was changed."""
-        if self._badness < 0:
-            return b""
+    def _without_shell(
+        self, command: str | Sequence[str], environment: dict[bytes, bytes], directory: str
+    ) -> tuple[str, list[bytes]] | None:
+        """Where the program of this command is, and all its words; None if a shell has to see to it."""
+        words = plain_words(command) if isinstance(command, str) else command
+        if words is None:
+            return None
+        try:
+            if directory:
+                place = find_program(words[0], environment.get(b"PATH", b""), directory)
+            else:
+                place = self._programs.find(words[0], environment)
+        except OSError:
+            if isinstance(command, str):
+                return None
+            raise
+        return place, [_encoded(word) for word in words]
+
+    def _worsen(self) -> None:
+        """Have the badness of scripts from now on."""
+        if self._badness < 0 or self._own:
+            return
         try:
             own = os.pread(self._badness, 16, 0)
             os.pwrite(self._badness, b"%d" % min(int(own) + SCRIPT_OOM_SCORE, OOM_SCORE_MAX), 0)
         except (OSError, ValueError):  # a container may forbid it
-            return b""
-        return own
+            return
+        self._own = own
 
-    def _recover(self, own: bytes) -> None:
-        try:
-            os.pwrite(self._badness, own, 0)
-        except OSError:  # then it stays, and is not added to once more
-            self.close()
+
+def _start(
+    program: str, arguments: list[bytes], environment: dict[bytes, bytes], descriptors: tuple[int, int, int]
+) -> int:
+    stdin, stdout, stderr = descriptors
+    return os.posix_spawn(
+        program,
+        arguments,
+        environment,
+        file_actions=(
+            (os.POSIX_SPAWN_DUP2, stdin, 0),
+            (os.POSIX_SPAWN_DUP2, stdout, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ),
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=_ALL_SIGNALS,
+    )
 
 
 def _prelude(limits: Limits, directory: str) -> bytes:
@@ -157,20 +200,6 @@ def _word(directory: str) -> str:
 def _allowed(value: int, kind: int) -> int:
     hard = resource.getrlimit(kind)[1]
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
-
-
-def _find(program: str, environment: Mapping[bytes, bytes], directory: str) -> None:
-    """Raise the error that executing this program would meet, as far as can be seen before."""
-    if "/" in program:
-        places = [os.path.join(directory, program)]  # noqa: PTH118  an absolute program stays as it is
-    else:
-        path = environment.get(b"PATH", os.fsencode(os.defpath))
-        places = [os.path.join(os.fsdecode(entry), program) for entry in path.split(b":")]  # noqa: PTH118
-    found = [place for place in places if Path(place).is_file()]
-    if any(os.access(place, os.X_OK) for place in found):
-        return
-    number = errno.EACCES if found else errno.ENOENT
-    raise OSError(number, os.strerror(number), program)
 
 
 def _encoded(text: str) -> bytes:

@@ -103,7 +103,10 @@ class HandlerSpec:
 
     def runs(self, event: Event) -> int:
         """How often the handler runs for this event."""
-        matching = sum(pattern.matches(event) for pattern in self.patterns)
+        matching = 0
+        for pattern in self.patterns:
+            if pattern.matches(event):
+                matching += 1
         return min(matching, 1) if self.is_object else matching
 
     def _identity(self) -> str:

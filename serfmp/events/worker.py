@@ -16,19 +16,19 @@ Rules:
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.agent.orphans import become_subreaper, reap_orphans
+from serfmp.agent.orphans import become_subreaper
 from serfmp.bus import frames
+from serfmp.events.children import Children
 from serfmp.events.claims import Claims
 from serfmp.events.environment import AgentEnvironment
 from serfmp.events.link import DispatcherLink
 from serfmp.events.scripts import Script
-from serfmp.events.spawn import SHELL, Spawner
+from serfmp.events.spawn import SHELL, SHORTAGES, Spawner
 
 if TYPE_CHECKING:
     from serfmp.agent.child import Child
@@ -39,9 +39,6 @@ CREDITS: Final = 256
 SPAWNS_PER_TURN: Final = 4
 """Scripts started in one turn: 3 ms of work."""
 
-SHORTAGES: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What a start may fail of that says nothing about the script."""
-
 FEW: Final = 2
 """Of a lane of which no more are behind the one that runs, an end is told at once."""
 
@@ -49,11 +46,14 @@ RETRY_MIN: Final = 0.05
 RETRY_MAX: Final = 1.0
 """Seconds before a start that failed of a shortage is tried again."""
 
+QUICK: Final = 0.01
+"""Seconds within which most scripts have ended; the output of others is read while they run."""
+
 SLOW: Final = 1.0
 """Seconds after which a script is called slow, once (spec agent.md 4.3)."""
 
-REAP_PERIOD: Final = 1.0
-"""Seconds between two looks for ended processes that scripts had left behind."""
+LOOK_PERIOD: Final = 1.0
+"""Seconds between two looks at what scripts have left behind, and at the nice value that an operator may change."""
 
 TERM_TIME: Final = 2.0
 """Seconds between TERM and KILL."""
@@ -89,8 +89,12 @@ class Worker:
         """By lane, while one of it waits to be started or runs: those behind it."""
         self._running: dict[int, Script] = {}
         """By number of the invocation, oldest first."""
+        self._groups_running: dict[int, Script] = {}
+        """The same by process group."""
+        self._new: deque[Script] = deque()
+        """Scripts whose output is not read yet, oldest first; ended ones among them."""
         self._fast: deque[Script] = deque()
-        """Scripts that have not been called slow, oldest first; ended ones among them."""
+        """The same for scripts that have not been called slow."""
         self._ended: dict[int, frames.Finished] = {}
         """Results that the dispatcher has not recorded yet."""
         self._left_behind: set[int] = set()
@@ -103,7 +107,9 @@ class Worker:
         self._claims = claims
         become_subreaper()
         child.on_stop = self._on_stop
-        self._loop.call_every(REAP_PERIOD, self._reap)
+        self._children = Children(self._loop, self._on_child)
+        self._nice = os.getpriority(os.PRIO_PROCESS, 0)
+        self._loop.call_every(LOOK_PERIOD, self._look)
         self._link = DispatcherLink(
             child, credits=CREDITS, held=self._held, on_live=self._tell_all, on_frame=self._on_frame
         )
@@ -144,15 +150,19 @@ class Worker:
         """At the end of each turn: start what has its turn."""
         if self._short:
             return
-        for _ in range(min(SPAWNS_PER_TURN, len(self._waiting))):
+        for _ in range(SPAWNS_PER_TURN):
+            if not self._waiting:
+                break
             run = self._waiting.popleft()
             try:
                 self._spawn(run)
             except _ShortageError as error:
                 self._waiting.appendleft(run)
                 self._wait_for_means(error.reason)
-                return
-        if self._waiting:
+                break
+            self._children.look()  # a start takes as long as many a script: the next of its lane may have its turn
+        self._spawner.rest()
+        if self._waiting and not self._short:
             self._go_on()
 
     def _go_on(self) -> None:
@@ -172,7 +182,7 @@ class Worker:
     def _spawn(self, run: frames.Run) -> None:
         self._claims.begin(run.invocation)
         try:
-            script = Script(self._loop, run, self._spawner, self._environment, self._on_end, self._on_overdue)
+            script = Script(self._loop, run, self._spawner, self._environment, self._nice, self._on_overdue)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             if error.errno in SHORTAGES:
@@ -186,10 +196,25 @@ class Worker:
         if self._shortage:
             self._shortage = 0.0
             self._log("Scripts can be started again")
-        self._running[run.invocation] = script
+        self._running[run.invocation] = self._groups_running[script.group] = script
+        if not self._new:
+            self._loop.call_at(script.started_at + QUICK, self._attend)
+        self._new.append(script)
         if not self._fast:
             self._loop.call_at(script.started_at + SLOW, self._call_slow)
         self._fast.append(script)
+
+    def _attend(self) -> None:
+        """Read from now on what scripts write that have not ended at once, and look again when that is due."""
+        now = self._loop.clock()
+        while self._new:
+            script = self._new[0]
+            if script.started_at + QUICK > now:
+                self._loop.call_at(script.started_at + QUICK, self._attend)
+                return
+            self._new.popleft()
+            if script.run.invocation in self._running:
+                script.attend()
 
     def _call_slow(self) -> None:
         """Tell which scripts have become slow, and look again when the next one may be."""
@@ -216,7 +241,11 @@ class Worker:
         elif behind is not None:
             del self._lanes[lane]
 
-    def _on_end(self, script: Script) -> None:
+    def _on_child(self, pid: int, status: int) -> None:
+        script = self._groups_running.pop(pid, None)
+        if script is None:
+            return  # somebody's that a script had left behind
+        script.end(status)
         number = script.run.invocation
         del self._running[number]
         self._claims.end(number, -script.signal if script.code is None else script.code)
@@ -247,8 +276,9 @@ class Worker:
         self._ended[finished.invocation] = finished
         self._link.send(finished, soon=soon)
 
-    def _reap(self) -> None:
-        reap_orphans({script.group for script in self._running.values()})
+    def _look(self) -> None:
+        self._nice = os.getpriority(os.PRIO_PROCESS, 0)
+        self._children.look()
         self._left_behind = {group for group in self._left_behind if _group_lives(group)}
 
     # --- stopping -----------------------------------------------------------------------------------------------------
@@ -275,7 +305,7 @@ class Worker:
     def _end_groups(self, number: signal.Signals) -> None:
         for script in self._running.values():
             self._log(f"Script '{_shown(script.run.command)}' still runs while the agent stops; it gets {number.name}")
-        self._reap()
+        self._look()
         for group in self._groups():
             try:
                 os.killpg(group, number)
@@ -283,10 +313,10 @@ class Worker:
                 continue
 
     def _groups(self) -> set[int]:
-        return self._left_behind | {script.group for script in self._running.values()}
+        return self._left_behind | self._groups_running.keys()
 
     def _wait_for_ends(self, report_until: float = 0.0) -> None:
-        self._reap()
+        self._look()
         if not self._groups():
             now = self._loop.clock()
             report_until = report_until or now + REPORT_TIME

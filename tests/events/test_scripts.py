@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import signal
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 BASE = AgentEnvironment(os.environb)
 SPAWNER = Spawner()
+HERE = os.fsencode(Path.cwd())
+OWN_NICE = os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def run(
@@ -32,26 +33,39 @@ def run(
     loop: Loop | None = None,
     policy: RunPolicy = DEFAULT,
     told: list[signal.Signals] | None = None,
+    *,
+    attend: bool = True,
     **environment: str,
 ) -> Script:
-    """Run a script to its end. `told` gets the signals that were sent to it because its time was over."""
+    """Run a script to its end. `told` gets the signals that were sent to it because its time was over.
+
+    `attend`: read what it writes while it runs.
+    """
     loop = loop or Loop()
-    ended: list[Script] = []
     signals: list[signal.Signals] = [] if told is None else told
     made = Script(
         loop,
         Run(1, command, environment, stdin, policy.to_plain()),
         SPAWNER,
         BASE,
-        ended.append,
+        OWN_NICE,
         lambda _script, number: signals.append(number),
     )
-    turning(loop, lambda: ended)
-    assert ended == [made]
+    SPAWNER.rest()
+    if attend:
+        made.attend()
+
+    def ended() -> bool:
+        pid, status = os.waitpid(made.group, os.WNOHANG)
+        if pid:
+            made.end(status)
+        return bool(pid)
+
+    turning(loop, ended)
     return made
 
 
-def never(script: Script, *_more: object) -> None:
+def never(script: Script, _number: signal.Signals) -> None:
     raise AssertionError(f"{script} was started")
 
 
@@ -93,26 +107,42 @@ def test_bytes_survive_in_script_environment_and_input() -> None:
     assert ended.output == b"a\xff\xfd\xfe\0"
 
 
-def test_a_script_that_cannot_be_watched_for_lack_of_a_descriptor_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_pid: int) -> int:
-        raise OSError(errno.EMFILE, "no descriptor")
+def test_what_is_written_by_a_script_that_nobody_attended_to_is_kept_too() -> None:
+    assert run("echo out; echo err >&2", attend=False).output == b"out\nerr\n"
+    full = run("head -c 65536 /dev/zero", attend=False)
+    assert (full.code, full.output_size, len(full.output)) == (0, 65536, OUTPUT_LIMIT)
 
-    monkeypatch.setattr(os, "pidfd_open", refuse)
-    ended = run("sleep .1; echo out; exit 3")
-    assert (ended.code, ended.output) == (3, b"out\n")
+
+def test_without_input_it_reads_nothing_and_cannot_write_there_for_others() -> None:
+    assert run("cat; echo $?").output == b"0\n"
+    assert run("echo lost > /dev/stdin").code == 0
+    assert run("cat; echo $?").output == b"0\n"
 
 
 def test_its_own_variables_win_over_the_agents() -> None:
-    agents = AgentEnvironment({b"A": b"base", b"B": b"base"})
-    assert agents.script(None, {"A": "own"}) == {b"A": b"own", b"B": b"base"}
-    assert agents.script(["A"], {"A": "own"}) == {b"A": b"own"}
+    agents = AgentEnvironment({b"A": b"base", b"B": b"base", b"PWD": HERE})
+    assert agents.script(None, {"A": "own"}) == {b"A": b"own", b"B": b"base", b"PWD": HERE}
+    assert agents.script(["A"], {"A": "own"}) == {b"A": b"own", b"PWD": HERE}
 
 
 def test_a_list_of_names_is_all_that_is_seen_and_may_hold_secrets() -> None:
-    agents = AgentEnvironment({b"PATH": b"/bin", b"HOME": b"/", b"API_KEY": b"k", b"B\xff": b"\xfe"})
-    assert agents.script(None, {}) == {b"PATH": b"/bin", b"HOME": b"/", b"B\xff": b"\xfe"}
-    assert agents.script(["API_KEY", "B\udcff", "MISSING"], {}) == {b"API_KEY": b"k", b"B\xff": b"\xfe"}
-    assert agents.script([], {"SERF_EVENT": "user"}) == {b"SERF_EVENT": b"user"}
+    agents = AgentEnvironment({b"PATH": b"/bin", b"HOME": b"/", b"API_KEY": b"k", b"B\xff": b"\xfe", b"PWD": HERE})
+    assert agents.script(None, {}) == {b"PATH": b"/bin", b"HOME": b"/", b"B\xff": b"\xfe", b"PWD": HERE}
+    assert agents.script(["API_KEY", "B\udcff", "MISSING"], {}) == {b"API_KEY": b"k", b"B\xff": b"\xfe", b"PWD": HERE}
+    assert agents.script([], {"SERF_EVENT": "user"}) == {b"SERF_EVENT": b"user", b"PWD": HERE}
+
+
+def test_the_directory_has_the_name_that_the_agent_was_told_if_that_is_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "name").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "real")
+    real, name = os.fsencode(tmp_path.resolve() / "real"), os.fsencode(tmp_path / "name")
+    for told, expected in ((name, name), (b"/", real), (b".", real), (b"", real)):
+        agents = AgentEnvironment({b"PWD": told, b"PATH": os.environb[b"PATH"]})
+        assert agents.script(None, {})[b"PWD"] == expected
+        assert agents.script([], {})[b"PWD"] == expected
 
 
 def test_nothing_stays_open() -> None:
@@ -131,9 +161,9 @@ def test_what_cannot_start_raises_and_leaves_nothing_open() -> None:
     gc.collect()
     before = open_descriptors()
     with pytest.raises(ValueError, match="null byte"):
-        Script(loop, Run(1, "echo \0", {}, b"", {}), SPAWNER, BASE, never, never)
+        Script(loop, Run(1, "echo \0", {}, b"", {}), SPAWNER, BASE, OWN_NICE, never)
     with pytest.raises(OSError, match="too long"):
-        Script(loop, Run(1, "x" * 300_000, {}, b"", {}), SPAWNER, BASE, never, never)
+        Script(loop, Run(1, "x" * 300_000, {}, b"", {}), SPAWNER, BASE, OWN_NICE, never)
     assert open_descriptors() == before
 
 

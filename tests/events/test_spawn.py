@@ -23,16 +23,22 @@ OWN_OF_THE_C_LIBRARY = 1 << 31 | 1 << 32
 """Signals 32 and 33, which glibc's posix_spawn ignores, and glibc takes back when it needs them."""
 
 
-def run(command: str | Sequence[str], limits: Limits = Limits(), directory: str = "") -> tuple[int, str]:  # noqa: B008
+def run(
+    command: str | Sequence[str],
+    limits: Limits = Limits(),  # noqa: B008
+    directory: str = "",
+    environment: dict[bytes, bytes] = ENVIRONMENT,
+) -> tuple[int, str]:
     """Run a command to its end: exit code or negative signal, and what it wrote."""
     ours, theirs = os.pipe()
     empty = os.open(os.devnull, os.O_RDONLY)
     try:
-        pid = SPAWNER.spawn(command, ENVIRONMENT, (empty, theirs, theirs), limits=limits, directory=directory)
+        pid = SPAWNER.spawn(command, environment, (empty, theirs, theirs), limits=limits, directory=directory)
     except BaseException:
         os.close(ours)
         raise
     finally:
+        SPAWNER.rest()
         os.close(theirs)
         os.close(empty)
     with os.fdopen(ours, encoding="utf-8") as output:
@@ -75,6 +81,7 @@ def inheritable(descriptor: int) -> bool:
 
 def test_badness_when_memory_runs_out_is_set_before_the_first_word_and_inherited() -> None:
     own = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+    assert run("cat /proc/self/oom_score_adj")[1].split() == [str(min(own + SCRIPT_OOM_SCORE, 1000))]
     seen = run("read -r first < /proc/self/oom_score_adj; echo $first; (exec cat /proc/self/oom_score_adj)")[1].split()
     assert seen == [str(min(own + SCRIPT_OOM_SCORE, 1000))] * 2
     assert int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii")) == own
@@ -147,3 +154,50 @@ def test_the_shell_and_what_it_executes_are_one_process() -> None:
     assert shell == program
     shell, program = run(["sh", "-c", "echo $$; exec sh -c 'echo $$'"])[1].split()
     assert shell == program
+
+
+def test_a_line_of_words_needs_no_shell_and_means_the_same(tmp_path: Path) -> None:
+    script = tmp_path / "parent"
+    script.write_text('#!/bin/sh\ntr "\\0" " " < /proc/$PPID/cmdline; echo "$0 $*"; exit 4\n', encoding="utf-8")
+    script.chmod(0o755)
+    code, text = run(f"  {script} a  b=c\t-d ")
+    assert code == 4
+    parent, words = text.rsplit(str(script), 1)
+    assert words == " a b=c -d\n"
+    assert "sh -c" not in parent
+    assert run(f"{script} 'a'")[1].startswith("/bin/sh -c ")
+
+
+def test_what_cannot_be_executed_is_told_in_the_shells_words(tmp_path: Path) -> None:
+    without_marker = tmp_path / "old"
+    without_marker.write_text("echo old $1\n", encoding="utf-8")
+    without_marker.chmod(0o755)
+    for command in (f"{without_marker} style", [str(without_marker), "style"]):
+        assert run(command) == (0, "old style\n")
+    bad_interpreter = tmp_path / "bad"
+    bad_interpreter.write_text("#!/no/such/interpreter\n", encoding="utf-8")
+    bad_interpreter.chmod(0o755)
+    plain = tmp_path / "plain"
+    plain.write_text("", encoding="utf-8")
+    for line, code in ((f"{bad_interpreter}", {126, 127}), (f"{plain}", {126}), ("serfmp-is-no-program x", {127})):
+        status, text = run(line)
+        assert status in code
+        assert line.split()[0] in text
+
+
+def test_a_program_stands_where_it_is_found_before_others(tmp_path: Path) -> None:
+    for name, mode in (("first", 0o644), ("second", 0o755), ("third", 0o755)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "which-one").write_text(f"#!/bin/sh\necho {name}\n", encoding="utf-8")
+        (tmp_path / name / "which-one").chmod(mode)
+    path = os.pathsep.join(str(tmp_path / name) for name in ("none", "first", "second", "third"))
+    for command in ("which-one", ["which-one"], "exec which-one"):
+        assert run(command, environment={b"PATH": os.fsencode(path)}) == (0, "second\n")
+
+
+def test_a_line_with_a_directory_or_limits_needs_no_process_for_the_shell(tmp_path: Path) -> None:
+    script = tmp_path / "own"
+    script.write_text("#!/bin/sh\ncut -d ' ' -f 4 /proc/$$/stat; pwd; ulimit -n\n", encoding="utf-8")
+    script.chmod(0o755)
+    code, text = run("./own", Limits(open_files=33), str(tmp_path))
+    assert (code, text.split()) == (0, [str(os.getpid()), str(tmp_path), "33"])
