@@ -22,15 +22,12 @@ from serfmp.detector.effects import (
     Event,
     ForceLeaveRequest,
     JoinRequest,
-    Lifecycle,
     Log,
-    MemberStatus,
     QueryReceived,
     QueryRequest,
     RespondRequest,
 )
-from serfmp.detector.swim.push_pull import interval_factor
-from serfmp.detector.swim.suspicion import SuspicionWindow
+from serfmp.sim.agreement import Agreement, patience
 from serfmp.sim.cluster import Cluster
 from serfmp.sim.host import Host
 from serfmp.sim.invariants import BrokenError, Invariants
@@ -56,8 +53,6 @@ COLLECTING: Final = ((0.0, 0.0), (3.0, 1.0), (0.5, 0.1))
 """Periods for which events are collected: not at all, Serf's, short ones."""
 QUERY_TIMES: Final = (0.5, 2.0, 10.0)
 """Gossip intervals, times ten, for which queries run."""
-LEFTOVER: Final = 64
-"""Acks, queued messages that may be open in a calm cluster: that is, none that grow with its history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +102,7 @@ class History:
         if tell is not None:
             self._cluster.told = self._told
         self._faults = rng.randint(*FAULTS)
-        self._sent: dict[int, Host] = {}
-        """User events by number, with who was asked to send them."""
-        self._begun_anew: dict[str, int] = {}
-        """How many user events were asked for when a host last began from nothing."""
+        self._agreement = Agreement(self._cluster)
 
     @property
     def command(self) -> str:
@@ -149,16 +141,17 @@ class History:
             self._audit()
         self._recover()
         begun = cluster.now
-        limit = self._patience()
-        if not cluster.run_until(self._agreed, limit):
-            raise BrokenError(f"L8, P11, P14 broken: no agreement {limit:.0f} s after healing: {self._disagreement()}")
+        limit = patience(self.nodes, self.profile)
+        if not cluster.run_until(self._agreement.holds, limit):
+            found = self._agreement.differences()
+            raise BrokenError(f"L8, P11, P14 broken: no agreement {limit:.0f} s after healing: {found}")
         converged = cluster.now - begun
         self._say(f"all agree after {converged:.1f} s")
         cluster.run(CALM * self._unit)
-        if not self._agreed():
-            raise BrokenError(f"L8 broken: the agreement did not last: {self._disagreement()}")
+        if not self._agreement.holds():
+            raise BrokenError(f"L8 broken: the agreement did not last: {self._agreement.differences()}")
         self._audit()
-        self._leftovers()
+        self._agreement.check_leftovers()
         self._ask_all()
         counters = cluster.counters
         return Outcome(
@@ -219,7 +212,7 @@ class History:
         by_name = self._rng.random() < 0.3
         self._say(f"{host.name} starts from nothing and joins {' and '.join(seed.name for seed in seeds)}")
         host.crash_after_records = None
-        self._begun_anew[host.name] = len(self._sent)
+        self._agreement.begun_anew(host.name)
         self._cluster.restart_from_nothing(host)
         if by_name:
             self._cluster.ask(host, JoinRequest(tuple(seed.name for seed in seeds), replay=True))
@@ -299,8 +292,7 @@ class History:
 
     def _event(self, victim: Host) -> None:
         for host in [victim, *self._rng.sample(self._cluster.running, 1)]:
-            number = len(self._sent)
-            self._sent[number] = host
+            number = self._agreement.asked(host)
             self._say(f"{host.name} sends event {number}")
             self._cluster.event(host, "e", str(number).encode())
 
@@ -384,7 +376,7 @@ class History:
             if host.core is not None and host.lifecycles:
                 cluster.crash(host)
         if not cluster.running:
-            self._begun_anew["n0"] = len(self._sent)
+            self._agreement.begun_anew("n0")
             cluster.restart_from_nothing(cluster.hosts["n0"])
         for host in cluster.hosts.values():
             if host.core is None and rng.random() < 0.6:
@@ -392,72 +384,6 @@ class History:
         anchor = cluster.running[0]
         for host in cluster.running[1:]:
             cluster.join(host, anchor)
-
-    def _patience(self) -> float:
-        """How long agreement may take: anti-entropy three times, and the longest suspicion of those that are gone."""
-        profile, size = self.profile, self.nodes
-        window = SuspicionWindow.for_cluster(size, profile)
-        rounds = 2 * size * profile.probe_interval
-        return 3 * profile.push_pull_interval * interval_factor(size) + window.longest + rounds
-
-    def _expected_events(self, host: Host) -> set[bytes]:
-        """What a host must have: all that was asked of hosts that run since then, since it runs itself."""
-        return {
-            str(number).encode()
-            for number, sender in self._sent.items()
-            if sender.core is not None
-            and number >= self._begun_anew.get(sender.name, 0)
-            and number >= self._begun_anew.get(host.name, 0)
-            and any(payload == str(number).encode() for _, payload in sender.user_events())
-        }
-
-    def _differences(self) -> list[str]:
-        running = {host.name: host for host in self._cluster.running}
-        found: list[str] = []
-        gone: dict[str, tuple[str, MemberStatus]] = {}
-        for host in running.values():
-            statuses = host.statuses()
-            found += [
-                f"{host.name} shows {name} as {statuses[name].label if name in statuses else 'unknown'}"
-                for name in running
-                if statuses.get(name) is not MemberStatus.ALIVE
-            ]
-            for name, status in statuses.items():
-                if name not in running:
-                    first, before = gone.setdefault(name, (host.name, status))
-                    if status in {MemberStatus.ALIVE, MemberStatus.LEAVING} or before is not status:
-                        found.append(f"{host.name} shows {name} as {status.label}, {first} as {before.label}")
-            if host.core is not None and host.core.lifecycle is not Lifecycle.ALIVE:
-                found.append(f"{host.name} is {host.core.lifecycle.value}")
-        return found
-
-    def _agreed(self) -> bool:
-        if self._differences():
-            return False
-        return all(
-            self._expected_events(host) <= {payload for _, payload in host.user_events()}
-            for host in self._cluster.running
-        )
-
-    def _disagreement(self) -> str:
-        found = self._differences()
-        for host in self._cluster.running:
-            missing = self._expected_events(host) - {payload for _, payload in host.user_events()}
-            if missing:
-                found.append(f"{host.name} misses the events {sorted(missing)}")
-        return "; ".join(found[:8])
-
-    def _leftovers(self) -> None:
-        """Nothing of a history is left in a calm cluster (swim.md I12, serf.md P7)."""
-        for host in self._cluster.running:
-            swim = host.alive.swim
-            queued = {queue.name: queue.size for queue in swim.gossip.queues if queue.size}
-            if swim.outstanding > LEFTOVER or sum(queued.values()) > LEFTOVER:
-                raise BrokenError(f"I12 broken at {host.name}: {swim.outstanding} acks, queues {queued}")
-            coalescing = host.alive.serf.coalescing
-            waiting = [member.row.name for member in coalescing.untold()] + [event.name for event in coalescing.held()]
-            if waiting:
-                raise BrokenError(f"P16 broken at {host.name}: {waiting} are still to be told")
 
 
 _FAULTS: Final = (
