@@ -1,35 +1,24 @@
-"""Every frame that processes of one agent send each other, and how it becomes bytes.
+"""Every frame that processes of one agent send each other. How they become bytes: `serfmp.bus.codec`.
 
 Rules:
 
-* A frame is a frozen dataclass of plain fields (what msgpack carries without help); never pickle.
-* On the bus each message is a header and a msgpack array `[kind, field, …]`. The header holds the version of this
-  module's format, the generation of the sender, the generation of the process it is meant for, and a sequence number
-  whose meaning belongs to the edge (0 where the edge has none). What was meant for a dead generation is dropped by
-  whoever opens it.
+* A frame is a frozen dataclass of plain fields.
 * Both ends are of the same release: all code is imported before the first fork, and an exec'd child that finds another
   version stops.
-* Text may hold bytes that are not UTF-8 (node names): it is carried with surrogateescape.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import struct
 from dataclasses import dataclass
-from functools import partial
-from operator import attrgetter
 from typing import Any, Final
 
-import msgpack
-
-from serfmp.bus.packing import pack
-from serfmp.errors import InternalError
+from serfmp.bus import codec
 
 FORMAT: Final = 1
 """Version of the frames. Raised whenever a frame changes."""
 
-_HEADER: Final = struct.Struct(">BIIQ")
+Envelope = codec.Envelope
+"""The header of a message on the bus."""
 
 Packet = tuple[str, int, float, bool, list[bytes]]
 """Host, port, arrival (monotonic seconds), whether the arrival is exact, leaf messages."""
@@ -540,61 +529,8 @@ _FRAMES: Final[tuple[type, ...]] = (
     Report,
     ProcessTable,
 )
-_KINDS: Final = {frame: number for number, frame in enumerate(_FRAMES)}
-_FIELDS: Final = {frame: tuple(field.name for field in dataclasses.fields(frame)) for frame in _FRAMES}
-
-
-def _only_values(names: tuple[str, ...], frame: object) -> tuple[Any, ...]:
-    """Of a frame with one field or none: `attrgetter` gives no tuple then."""
-    return tuple(getattr(frame, name) for name in names)
-
-
-_VALUES: Final = {
-    frame: attrgetter(*names) if len(names) > 1 else partial(_only_values, names) for frame, names in _FIELDS.items()
-}
-"""What gives the fields of a frame, by its type."""
-
-
-def encode(frame: object) -> bytes:
-    """The body of a frame as bytes."""
-    kind = type(frame)
-    return pack((_KINDS[kind], *_VALUES[kind](frame)))
-
-
-def decode(body: bytes) -> Any:
-    """The frame in these bytes. Raises `InternalError` for bytes that no process of this release sends."""
-    try:
-        kind, *fields = msgpack.unpackb(body, unicode_errors="surrogateescape", strict_map_key=False)
-        return _FRAMES[kind](*fields)
-    except (ValueError, TypeError, IndexError, msgpack.exceptions.UnpackException) as error:
-        raise InternalError(f"a frame of {len(body)} bytes on the bus cannot be decoded: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """The header of a message on the bus."""
-
-    sender: int
-    receiver: int
-    sequence: int
-
-
-def seal(body: bytes, sender: int, receiver: int, sequence: int = 0) -> bytes:
-    """A message of the bus: generations, sequence and an encoded frame."""
-    return _HEADER.pack(FORMAT, sender, receiver, sequence) + body
-
-
-def open_sealed(message: bytes) -> tuple[Envelope, Any]:
-    """Header and frame of a message. Raises `InternalError`."""
-    envelope = open_header(message)
-    return envelope, decode(message[_HEADER.size :])
-
-
-def open_header(message: bytes) -> Envelope:
-    """Only the header: enough to know whether the message is for a dead generation. Raises `InternalError`."""
-    if len(message) < _HEADER.size:
-        raise InternalError(f"a message of {len(message)} bytes on the bus has no header")
-    version, sender, receiver, sequence = _HEADER.unpack_from(message)
-    if version != FORMAT:
-        raise InternalError(f"a message on the bus has format {version}, this process speaks {FORMAT}")
-    return Envelope(sender, receiver, sequence)
+_CODEC: Final = codec.Codec(FORMAT, _FRAMES)
+encode = _CODEC.encode
+decode = _CODEC.decode
+seal = _CODEC.seal
+open_sealed = _CODEC.open_sealed
