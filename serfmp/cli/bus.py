@@ -10,10 +10,9 @@ import json
 import sys
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import connected, explained, rpc_flags
 from serfmp.cli.flags import BOOLEAN, GoCommand, flag
 from serfmp.cli.output import say, table
-from serfmp.client import ClientError
 
 COMMAND: Final = GoCommand(
     "bus",
@@ -32,23 +31,17 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if words and not values["follow"]:
         say(f"Topics may be given with -follow only.\n\n{COMMAND.help_text()}")
         return 1
-    with connected(values) as client:
-        try:
-            addresses = client.bus()
-        except ClientError as error:
-            raise CommandError(f"Error asking the agent: {error}") from error
+    with connected(values) as client, explained("Error asking the agent"):
+        addresses = client.bus()
     if not values["follow"]:
         say(table([["events", addresses[0]], ["snapshot", addresses[1]]]))
         return 0
     from serfmp.client.bus import BusMonitor
 
-    try:
-        with BusMonitor(*addresses, topics=words or ("",)) as monitor:
-            for item in monitor:
-                say(json.dumps(line(item), ensure_ascii=False))
-                sys.stdout.flush()
-    except ClientError as error:
-        raise CommandError(f"Error watching the agent: {error}") from error
+    with explained("Error watching the agent"), BusMonitor(*addresses, topics=words or ("",)) as monitor:
+        for item in monitor:
+            say(json.dumps(line(item), ensure_ascii=False))
+            sys.stdout.flush()
     return 0
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import connected, explained, require_format, rpc_flags
 from serfmp.cli.flags import GoCommand, flag
 from serfmp.cli.output import say
 from serfmp.cli.settings import show_settings
-from serfmp.client import ClientError
 
 COMMAND: Final = GoCommand(
     "config",
@@ -30,12 +29,8 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if words[:1] != ["show"] or rest:
         say(f"What to do must be given: show.\n\n{COMMAND.help_text()}")
         return 1
-    if values["format"] not in {"text", "json"}:
-        raise CommandError(f"Invalid format: {values['format']}")
-    with connected(values) as client:
-        try:
-            settings = client.config()
-        except ClientError as error:
-            raise CommandError(f"Error querying agent: {error}") from error
+    require_format(values, ("text", "json"))
+    with connected(values) as client, explained("Error querying agent"):
+        settings = client.config()
     show_settings([(setting.key, setting.value, setting.origin) for setting in settings], values["format"])
     return 0

@@ -1,4 +1,4 @@
-"""What all commands that talk to an agent share: the flags that name it, and the connection (spec agent.md 3.1).
+"""What all commands that talk to an agent share: the flags that name it, the connection, errors (spec agent.md 3.1).
 
 Rule for TLS: `-rpc-tls`, any flag of its files and name, or an address `tls://…` switches it on; `-rpc-tls=false`
 switches off what the environment has set.
@@ -7,10 +7,10 @@ switches off what the environment has set.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.flags import BOOLEAN, DURATION, flag
+from serfmp.cli.flags import BOOLEAN, DURATION, FORMATS, flag
 from serfmp.client import Client, ClientError, DeadlineError
 from serfmp.client.calls import DEFAULT_ADDRESS
 from serfmp.errors import UserError
@@ -75,6 +75,21 @@ class CommandError(UserError):
     """The command failed; the text is what it prints."""
 
 
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Let an error of the agent, or of the way to it, end the command with these words before it."""
+    try:
+        yield
+    except ClientError as error:
+        raise CommandError(f"{what}: {error}") from error
+
+
+def require_format(values: dict[str, Any], known: Collection[str] = FORMATS) -> None:
+    """Raises `CommandError` for a format that the command does not have."""
+    if values["format"] not in known:
+        raise CommandError(f"Invalid format: {values['format']}")
+
+
 def limit_of(values: dict[str, Any]) -> float | None:
     """Seconds for one answer; None without a limit. Raises `CommandError`."""
     limit: float = values["rpc_timeout"]
@@ -99,10 +114,8 @@ def tls_of(values: dict[str, Any]) -> Tls | None:
 @contextlib.contextmanager
 def connected(values: dict[str, Any]) -> Iterator[Client]:
     """A connection to the agent that the flags name. Raises `CommandError`."""
-    try:
+    with explained("Error connecting to Serf agent"):
         client = Client(values["rpc_addr"], auth=values["rpc_auth"], limit_s=limit_of(values), tls=tls_of(values))
-    except ClientError as error:
-        raise CommandError(f"Error connecting to Serf agent: {error}") from error
     with client:
         yield client
 

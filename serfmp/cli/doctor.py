@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import FORMATS, INTEGER, GoCommand, flag, format_flag
+from serfmp.cli.connection import CommandError, connected, require_format, rpc_flags
+from serfmp.cli.flags import INTEGER, GoCommand, flag, format_flag
 from serfmp.cli.output import go_json, say, visible
 from serfmp.client import ClientError
 from serfmp.doctor import cluster, host
@@ -51,8 +51,7 @@ COMMAND: Final = GoCommand(
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Look and tell. Returns the exit code."""
-    if values["format"] not in FORMATS:
-        raise CommandError(f"Invalid format: {values['format']}")
+    require_format(values)
     if not 1 <= values["peers"] <= PEERS_MAX:
         raise CommandError(f"Invalid number of peers: {values['peers']}. It must be in range: [1, {PEERS_MAX}]")
     settings = _from_files(values["config_file"])

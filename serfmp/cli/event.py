@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import connected, explained, rpc_flags
 from serfmp.cli.flags import BOOLEAN, GoCommand, flag
 from serfmp.cli.output import say
-from serfmp.client import ClientError
 
 COMMAND: Final = GoCommand(
     "event",
@@ -39,10 +38,7 @@ def run(values: dict[str, Any], words: list[str]) -> int:
         say(f"{reason}\n\n{COMMAND.help_text()}")
         return 1
     name, payload = words[0], os.fsencode(words[1]) if len(words) > 1 else b""
-    with connected(values) as client:
-        try:
-            client.event(name, payload, coalesce=values["coalesce"])
-        except ClientError as error:
-            raise CommandError(f"Error sending event: {error}") from error
+    with connected(values) as client, explained("Error sending event"):
+        client.event(name, payload, coalesce=values["coalesce"])
     say(f"Event '{name}' dispatched! Coalescing enabled: {'true' if values['coalesce'] else 'false'}")
     return 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import connected, explained, rpc_flags
 from serfmp.cli.flags import BOOLEAN, GoCommand, flag
 from serfmp.cli.output import say
-from serfmp.client import ClientError
 
 COMMAND: Final = GoCommand(
     "force-leave",
@@ -31,9 +30,6 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if len(words) != 1:
         say(f"A node name must be specified to force leave.\n\n{COMMAND.help_text()}")
         return 1
-    with connected(values) as client:
-        try:
-            client.force_leave(words[0], prune=values["prune"])
-        except ClientError as error:
-            raise CommandError(f"Error force leaving: {error}") from error
+    with connected(values) as client, explained("Error force leaving"):
+        client.force_leave(words[0], prune=values["prune"])
     return 0

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, FORMATS, ROW_FORMATS, GoCommand, flag, format_flag
+from serfmp.cli.connection import CommandError, connected, explained, require_format, rpc_flags
+from serfmp.cli.flags import BOOLEAN, ROW_FORMATS, GoCommand, flag, format_flag
 from serfmp.cli.output import go_json, say, table, visible
-from serfmp.client import ClientError, Handler, HandlerResult
+from serfmp.client import Handler, HandlerResult
 
 COMMAND: Final = GoCommand(
     "handlers",
@@ -37,13 +37,9 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if len(words) > 1:
         say(f"At most one handler may be named.\n\n{COMMAND.help_text()}")
         return 1
-    if values["format"] not in FORMATS:
-        raise CommandError(f"Invalid format: {values['format']}")
-    with connected(values) as client:
-        try:
-            handlers = client.handlers()
-        except ClientError as error:
-            raise CommandError(f"Error asking the agent: {error}") from error
+    require_format(values)
+    with connected(values) as client, explained("Error asking the agent"):
+        handlers = client.handlers()
     if words:
         handlers = tuple(handler for handler in handlers if handler.name == words[0])
         if not handlers:

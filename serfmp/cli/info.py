@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import CommandError, connected, explained, rpc_flags
 from serfmp.cli.flags import ROW_FORMATS, GoCommand, format_flag
 from serfmp.cli.output import go_json, say, visible
-from serfmp.client import ClientError
 
 COMMAND: Final = GoCommand(
     "info",
@@ -23,11 +22,8 @@ COMMAND: Final = GoCommand(
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Show it. Returns the exit code."""
-    with connected(values) as client:
-        try:
-            stats = client.stats()
-        except ClientError as error:
-            raise CommandError(f"Error querying agent: {error}") from error
+    with connected(values) as client, explained("Error querying agent"):
+        stats = client.stats()
     sections = {name: dict(sorted(keys.items())) for name, keys in sorted(stats.items())}
     match values["format"]:
         case "text":

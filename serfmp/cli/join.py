@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, limit_of, rpc_flags
+from serfmp.cli.connection import connected, explained, limit_of, rpc_flags
 from serfmp.cli.flags import BOOLEAN, GoCommand, flag
 from serfmp.cli.output import say
-from serfmp.client import ClientError
 
 COMMAND: Final = GoCommand(
     "join",
@@ -25,10 +24,7 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if not words:
         say(f"At least one address to join must be specified.\n\n{COMMAND.help_text()}")
         return 1
-    with connected(values) as client:
-        try:
-            reached = client.join(words, replay=values["replay"], limit_s=limit_of(values))
-        except ClientError as error:
-            raise CommandError(f"Error joining the cluster: {error}") from error
+    with connected(values) as client, explained("Error joining the cluster"):
+        reached = client.join(words, replay=values["replay"], limit_s=limit_of(values))
     say(f"Successfully joined cluster by contacting {reached} nodes.")
     return 0

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, FORMATS, GoCommand, flag, format_flag
+from serfmp.cli.connection import CommandError, connected, require_format, rpc_flags
+from serfmp.cli.flags import BOOLEAN, GoCommand, flag, format_flag
 from serfmp.cli.output import complain, go_json, say, table, visible
 from serfmp.client import Client, ClientError, KeyResult, KeysError
 
@@ -56,8 +56,7 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
     if len(wanted) > 1:
         raise CommandError("Only one of -install, -use, -remove, or -list allowed")
     operation = wanted[0]
-    if values["format"] not in FORMATS:
-        raise CommandError(f"Invalid format: {values['format']}")
+    require_format(values)
     if values["format"] != "text":
         return _formatted(values, operation)
     with connected(values) as client:

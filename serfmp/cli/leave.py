@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, limit_of, rpc_flags
+from serfmp.cli.connection import connected, explained, limit_of, rpc_flags
 from serfmp.cli.flags import GoCommand
 from serfmp.cli.output import say
-from serfmp.client import ClientError
 
 COMMAND: Final = GoCommand(
     "leave",
@@ -19,10 +18,7 @@ COMMAND: Final = GoCommand(
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Leave. Returns the exit code."""
-    with connected(values) as client:
-        try:
-            client.leave(limit_s=limit_of(values))
-        except ClientError as error:
-            raise CommandError(f"Error leaving: {error}") from error
+    with connected(values) as client, explained("Error leaving"):
+        client.leave(limit_s=limit_of(values))
     say("Graceful leave complete")
     return 0

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import CommandError, connected, explained, rpc_flags
 from serfmp.cli.flags import BOOLEAN, ROW_FORMATS, GoCommand, flag, format_flag, parse_tag
 from serfmp.cli.output import go_json, say, table, visible
-from serfmp.client import ClientError
 from serfmp.errors import UserError
 from serfmp.wire.host_port import join_host_port
 
@@ -52,11 +51,8 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
     if values["role"]:
         say("Deprecation warning: 'Role' has been replaced with 'Tags'")
         tags["role"] = values["role"]
-    with connected(values) as client:
-        try:
-            members = client.members_filtered(name=values["name"], status=values["status"], tags=tags)
-        except ClientError as error:
-            raise CommandError(f"Error retrieving members: {error}") from error
+    with connected(values) as client, explained("Error retrieving members"):
+        members = client.members_filtered(name=values["name"], status=values["status"], tags=tags)
     rows = sorted(members, key=lambda member: member.name)
     match values["format"]:
         case "text":

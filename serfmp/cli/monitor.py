@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import connected, explained, rpc_flags
 from serfmp.cli.flags import GoCommand, flag
 from serfmp.cli.output import say
 from serfmp.client import ClientError, MemberEvent, QueryEvent, UserEvent
@@ -53,14 +53,10 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
     """Show log and events. Returns the exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with connected(values) as client:
-        try:
+        with explained("Error starting stream"):
             stream = client.stream("*")
-        except ClientError as error:
-            raise CommandError(f"Error starting stream: {error}") from error
-        try:
+        with explained("Error starting monitor"):
             monitor = client.monitor(values["log_level"])
-        except ClientError as error:
-            raise CommandError(f"Error starting monitor: {error}") from error
         try:
             for item in client.either(stream, monitor):
                 say(_CONTROL.sub(_escaped, item) if isinstance(item, str) else described(item))

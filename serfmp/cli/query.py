@@ -11,8 +11,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.connection import CommandError, answers, connected, limit_of, rpc_flags
-from serfmp.cli.flags import BOOLEAN, DURATION, FORMATS, INTEGER, ROW_FORMATS, GoCommand, flag, format_flag, parse_tag
+from serfmp.cli.connection import CommandError, answers, connected, explained, limit_of, require_format, rpc_flags
+from serfmp.cli.flags import BOOLEAN, DURATION, INTEGER, ROW_FORMATS, GoCommand, flag, format_flag, parse_tag
 from serfmp.cli.formats import Rows, json_line, show
 from serfmp.cli.output import complain, go_json, say, visible
 from serfmp.client import AgentError, Client, ClientError
@@ -71,8 +71,7 @@ def run(values: dict[str, Any], words: list[str]) -> int:
         return 1
     if not 0 <= values["relay_factor"] <= RELAY_FACTOR_MAX:
         raise CommandError(f"Relay factor must be between 0 and {RELAY_FACTOR_MAX}")
-    if values["format"] not in FORMATS:
-        raise CommandError(f"Invalid format: {values['format']}")
+    require_format(values)
     try:
         tags = dict(parse_tag(text) for text in values["tag"])
     except UserError as error:
@@ -80,7 +79,7 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     payload = words[1].encode("utf-8", "surrogateescape") if len(words) > 1 else b""
     with connected(values) as client:
         addressed = None if values["wait"] else _addressed(client, values["node"], tags)
-        try:
+        with explained("Error sending query"):
             query = client.query(
                 words[0],
                 payload,
@@ -90,8 +89,6 @@ def run(values: dict[str, Any], words: list[str]) -> int:
                 relay_factor=values["relay_factor"],
                 timeout_s=values["timeout"],
             )
-        except ClientError as error:
-            raise CommandError(f"Error sending query: {error}") from error
         form = values["format"]
         limit_s = limit_of(values)
         if limit_s is not None:

@@ -6,10 +6,9 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from serfmp.cli.connection import CommandError, answers, connected, limit_of, rpc_flags
-from serfmp.cli.flags import BOOLEAN, FORMATS, GoCommand, flag, format_flag
+from serfmp.cli.connection import answers, connected, explained, limit_of, require_format, rpc_flags
+from serfmp.cli.flags import BOOLEAN, GoCommand, flag, format_flag
 from serfmp.cli.output import go_json, say, visible
-from serfmp.client import ClientError
 from serfmp.wire.internal_queries import PING
 
 if TYPE_CHECKING:
@@ -39,8 +38,7 @@ Troubleshooting tips:
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Test and tell. Returns the exit code."""
-    if values["format"] not in FORMATS:
-        raise CommandError(f"Invalid format: {values['format']}")
+    require_format(values)
     try:
         with connected(values) as client:
             return _test(client, values)
@@ -50,10 +48,8 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
 
 
 def _test(client: Client, values: dict[str, Any]) -> int:
-    try:
+    with explained("Error getting members"):
         members = client.members()
-    except ClientError as error:
-        raise CommandError(f"Error getting members: {error}") from error
     alive = {member.name for member in members if member.status == "alive"}
     as_text = values["format"] == "text"
     tell: Callable[[str], None] = say if as_text else _nothing
@@ -62,7 +58,7 @@ def _test(client: Client, values: dict[str, Any]) -> int:
     began = time.monotonic()
     last = began
     acks: dict[str, list[float]] = {}
-    try:
+    with explained("Error sending query"):
         for answer in answers(client.query(PING, ack=True), limit_of(values)):
             if answer.kind != "ack":
                 continue
@@ -72,8 +68,6 @@ def _test(client: Client, values: dict[str, Any]) -> int:
             acks.setdefault(answer.node, []).append(last - began)
             if values["verbose"]:
                 tell(f"\tAck from '{visible(answer.node)}'")
-    except ClientError as error:
-        raise CommandError(f"Error sending query: {error}") from error
     if not as_text:
         return _show(values["format"], {member.name: member.status for member in members}, acks)
     if values["verbose"]:

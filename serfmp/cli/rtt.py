@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import FORMATS, GoCommand, format_flag
+from serfmp.cli.connection import CommandError, connected, explained, require_format, rpc_flags
+from serfmp.cli.flags import GoCommand, format_flag
 from serfmp.cli.output import go_json, say, visible
-from serfmp.client import Client, ClientError
+from serfmp.client import Client
 from serfmp.wire.coordinate import Coordinate, distance_ns
 
 COMMAND: Final = GoCommand(
@@ -21,21 +21,16 @@ COMMAND: Final = GoCommand(
 
 def run(values: dict[str, Any], words: list[str]) -> int:
     """Ask and tell. Returns the exit code."""
-    if values["format"] not in FORMATS:
-        raise CommandError(f"Invalid format: {values['format']}")
+    require_format(values)
     with connected(values) as client:
         if not 1 <= len(words) <= 2:
             say(f"One or two node names must be specified\n\n{COMMAND.help_text()}")
             return 1
         first = words[0]
-        try:
+        with explained("Error querying agent"):
             second = words[1] if len(words) > 1 else client.stats().get("agent", {}).get("name", "")
-        except ClientError as error:
-            raise CommandError(f"Error querying agent: {error}") from error
-        try:
+        with explained("Error getting coordinates"):
             one, other = _coordinate(client, first), _coordinate(client, second)
-        except ClientError as error:
-            raise CommandError(f"Error getting coordinates: {error}") from error
     if len(one.vec) != len(other.vec):
         raise CommandError(f"The coordinates of {visible(first)} and {visible(second)} have different dimensions")
     milliseconds = round(distance_ns(one, other) / 1e6, 3)

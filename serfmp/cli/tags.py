@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, FORMATS, GoCommand, flag, format_flag, parse_tag
+from serfmp.cli.connection import CommandError, connected, explained, require_format, rpc_flags
+from serfmp.cli.flags import BOOLEAN, GoCommand, flag, format_flag, parse_tag
 from serfmp.cli.output import go_json, say, visible
-from serfmp.client import ClientError
 from serfmp.errors import UserError
 
 COMMAND: Final = GoCommand(
@@ -27,8 +26,7 @@ COMMAND: Final = GoCommand(
 
 def run(values: dict[str, Any], _words: list[str]) -> int:
     """Ask for the change. Returns the exit code."""
-    if values["format"] not in FORMATS:
-        raise CommandError(f"Invalid format: {values['format']}")
+    require_format(values)
     changes = bool(values["set"] or values["delete"])
     if not changes and not values["list"]:
         say(COMMAND.help_text())
@@ -38,16 +36,12 @@ def run(values: dict[str, Any], _words: list[str]) -> int:
             changed = dict(parse_tag(text) for text in values["set"])
         except UserError as error:
             raise CommandError(f"Error: {error}") from error
-        try:
+        with explained("Error setting tags"):
             if changes:
                 client.tags(changed, values["delete"])
-        except ClientError as error:
-            raise CommandError(f"Error setting tags: {error}") from error
         if values["list"]:
-            try:
+            with explained("Error querying agent"):
                 found = dict(sorted(client.stats().get("tags", {}).items()))
-            except ClientError as error:
-                raise CommandError(f"Error querying agent: {error}") from error
             _show(values["format"], found)
         else:
             say("Successfully updated agent tags")

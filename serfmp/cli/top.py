@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from serfmp.cli.bus import plain
-from serfmp.cli.connection import CommandError, connected, rpc_flags
+from serfmp.cli.connection import CommandError, connected, explained, require_format, rpc_flags
 from serfmp.cli.flags import BOOLEAN, GoCommand, flag
 from serfmp.cli.output import go_json, say
 from serfmp.client import ClientError
@@ -54,15 +54,11 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if words:
         say(f"This command takes no words.\n\n{COMMAND.help_text()}")
         return 1
-    if values["format"] not in {"text", "json"}:
-        raise CommandError(f"Invalid format: {values['format']}")
+    require_format(values, ("text", "json"))
     if values["sort"] not in SORTS:
         raise CommandError(f"Invalid order: {values['sort']}. It must be one of: {', '.join(SORTS)}")
-    with connected(values) as client:
-        try:
-            addresses = client.bus()
-        except ClientError as error:
-            raise CommandError(f"Error asking the agent: {error}") from error
+    with connected(values) as client, explained("Error asking the agent"):
+        addresses = client.bus()
     from serfmp.cli.top_state import TopState
     from serfmp.client.bus import BusMonitor
 

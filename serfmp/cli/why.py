@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from serfmp.cli.connection import CommandError, connected, rpc_flags
-from serfmp.cli.flags import BOOLEAN, FORMATS, ROW_FORMATS, GoCommand, flag, format_flag
+from serfmp.cli.connection import connected, explained, require_format, rpc_flags
+from serfmp.cli.flags import BOOLEAN, ROW_FORMATS, GoCommand, flag, format_flag
 from serfmp.cli.output import go_json, say, visible
-from serfmp.client import ClientError, Evidence, History
+from serfmp.client import Evidence, History
 
 COMMAND: Final = GoCommand(
     "why",
@@ -33,13 +33,9 @@ def run(values: dict[str, Any], words: list[str]) -> int:
     if len(words) > 1 or (words and values["self"]):
         say(f"At most one node name may be given, and none with -self.\n\n{COMMAND.help_text()}")
         return 1
-    if values["format"] not in FORMATS:
-        raise CommandError(f"Invalid format: {values['format']}")
-    with connected(values) as client:
-        try:
-            history = client.why(words[0] if words else "")
-        except ClientError as error:
-            raise CommandError(f"Error asking the agent: {error}") from error
+    require_format(values)
+    with connected(values) as client, explained("Error asking the agent"):
+        history = client.why(words[0] if words else "")
     if values["format"] == "json":
         say(go_json(_map(history)))
     elif values["format"] in ROW_FORMATS:
