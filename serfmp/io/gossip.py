@@ -67,7 +67,7 @@ COMPRESSED_PER_TURN: Final = 2
 """Packets that one frame of the detector may compress: 0.1 ms each in Python, so a busy agent sends plain ones."""
 
 COMPRESSED_PER_SECOND: Final = 50
-"""Packets compressed in a second, for the same reason."""
+"""Packets of a second that may be compressed, the first ones it sends, for the same reason."""
 
 _SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = struct.Struct("qq")
@@ -86,7 +86,7 @@ class Gossip:
         # The same keyring object: a change of keys is a change for both.
         self._uncompressed = dataclasses.replace(self._format, compress=False)
         self._second = self._loop.clock()
-        self._compressed = 0
+        self._sent = 0
         """Packets in the second that began then."""
         self._udp = socket.socket(fileno=child.descriptors["udp"])
         self._udp.setblocking(False)
@@ -293,8 +293,9 @@ class Gossip:
     def _transmit_all(self, packets: list[frames.Transmission]) -> None:
         now = self._loop.clock()
         if now >= self._second + 1:
-            self._second, self._compressed = now, 0
-        budget = min(COMPRESSED_PER_TURN, COMPRESSED_PER_SECOND - self._compressed)
+            self._second, self._sent = now, 0
+        budget = min(COMPRESSED_PER_TURN, COMPRESSED_PER_SECOND - self._sent)
+        self._sent += len(packets)
         sealed: dict[tuple[bool, tuple[bytes, ...]], Sequence[bytes]] = {}
         for host, port, checksum, token, parts in packets:
             # What is new goes to several nodes: it is sealed once.
@@ -303,7 +304,6 @@ class Gossip:
             if datagrams is None:
                 worth = budget > 0 and sum(map(len, parts)) > self._format.compress_over
                 budget -= worth
-                self._compressed += worth
                 datagrams = seal_packet(parts, checksum, self._format if worth else self._uncompressed)
                 sealed[key] = datagrams
             self._transmit(host, port, token, datagrams)

@@ -191,9 +191,9 @@ class Connection:
         if not self.open:
             return
         left = WRITE_SIZE
-        full = False
+        full, records = False, True
         while left > 0:
-            self._fill()
+            records = records and self._fill()
             if not self._out and not self._channel.unsent:
                 break
             try:
@@ -306,19 +306,19 @@ class Connection:
 
     # --- output -------------------------------------------------------------------------------------------------------
 
-    def _fill(self) -> None:
-        """Move records of streams, one from each in turn, to the output while there is room."""
+    def _fill(self) -> bool:
+        """Move records of streams, one from each in turn, to the output while there is room; whether some are left."""
         waiting = [stream for stream in self._all_streams() if stream.records]
-        if not waiting and not self.queries:
-            return
         while waiting and self._out_size < STREAM_ROOM:
             for stream in waiting:
                 for part in (stream.header, stream.records.popleft()):
                     self._out.append(memoryview(part))
                     self._out_size += len(part)
             waiting = [stream for stream in waiting if stream.records]
-        for sequence in [number for number, stream in self.queries.items() if stream.ended and not stream.records]:
-            del self.queries[sequence]
+        if self.queries:
+            for sequence in [number for number, stream in self.queries.items() if stream.ended and not stream.records]:
+                del self.queries[sequence]
+        return bool(waiting)
 
     def _sent(self, count: int) -> None:
         self._out_size -= count

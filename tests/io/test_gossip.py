@@ -353,6 +353,20 @@ def test_a_busy_agent_compresses_few_packets(forked: Gossip, peer: socket.socket
     assert COMPRESSED_PER_SECOND <= compressed <= COMPRESSED_PER_SECOND * (1 + seconds)
 
 
+def test_an_agent_that_is_busy_with_small_packets_sends_large_ones_as_they_are(
+    forked: Gossip, peer: socket.socket
+) -> None:
+    host, port = peer.getsockname()
+    (small, *_), large = pings(1), tuple(pings(40))
+    begun = time.monotonic()
+    for _ in range(COMPRESSED_PER_SECOND):
+        forked.send(frames.Transmit(0, [(host, port, False, 0, (small,))]))
+        assert peer.recv(2000) == small
+    forked.send(frames.Transmit(0, [(host, port, False, 0, large)]))
+    sent = len(peer.recv(2000))
+    assert sent > sum(map(len, large)) or time.monotonic() - begun >= 1, "a second has its own packets"
+
+
 @pytest.mark.parametrize(
     ("theirs", "said"),
     [
