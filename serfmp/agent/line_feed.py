@@ -119,7 +119,7 @@ class LineFeed:
         while self._waiting and not self._blocked:
             lines = self._take_some()
             try:
-                self._writer.send(frames.encode(frames.Together([frames.encode(line) for line in lines])))
+                self._writer.send(frames.encode(frames.LogLines.of(lines)))
             except BlockingIOError:
                 self._waiting.extendleft(reversed(lines))
                 self._blocked = True

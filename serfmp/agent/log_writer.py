@@ -151,8 +151,8 @@ class LogWriter:
             if not message:
                 self._loop.remove(self._socket)
                 break
-            for line in frames.decode(message).frames:
-                self._take(frames.decode(line))
+            for line in frames.decode(message).lines():
+                self._take(line)
         self._write()
 
     def _take(self, line: LogLine) -> None:

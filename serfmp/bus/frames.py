@@ -10,9 +10,13 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
 from serfmp.bus import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FORMAT: Final = 1
 """Version of the frames. Raised whenever a frame changes."""
@@ -432,7 +436,7 @@ class Reopen:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of the agent's log, on the feed from the supervisor to rpc.
+    """A line of the agent's log. It travels in `LogLines`.
 
     `number` counts from 1 for the life of the agent: a gap is what got lost on the way. `at`: seconds since the epoch.
     `level`, `component` and `text` as in spec agent.md 2.3.
@@ -443,6 +447,25 @@ class LogLine:
     level: str
     component: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLines:
+    """Lines of the agent's log, on a feed from the supervisor: the fields of each."""
+
+    rows: list[Any]
+
+    @classmethod
+    def of(cls, lines: Iterable[LogLine]) -> LogLines:
+        """A frame of these lines."""
+        return cls([_LINE(line) for line in lines])
+
+    def lines(self) -> list[LogLine]:
+        """The lines, in order."""
+        return [LogLine(*row) for row in self.rows]
+
+
+_LINE: Final = attrgetter("number", "at", "level", "component", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,7 +544,7 @@ _FRAMES: Final[tuple[type, ...]] = (
     Inquire,
     Inquiry,
     Findings,
-    LogLine,
+    LogLines,
     Reopen,
     Discovered,
     DiscoveredJoined,

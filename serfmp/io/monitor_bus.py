@@ -122,13 +122,20 @@ class MonitorBus:
         """Connections of monitors, to both sockets."""
         return sum(gate.connected for gate in self.gates)
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody has subscribed anything."""
+        return bool(self._subscribed)
+
+    def pass_over(self, family: str) -> None:
+        """Number a message of this family that nobody hears."""
+        self._number += 1
+        self._numbers[family] += 1
+
     def publish(self, topic: str, body: Mapping[str, Any], ltime: int | None = None, at: float | None = None) -> None:
         """Tell all who have subscribed a prefix of `topic`. `at`: wall time of what happened, by default now."""
         family = topic.partition(".")[0]
-        self._number += 1
-        self._numbers[family] += 1
-        if not self._subscribed:
-            return
+        self.pass_over(family)
         name = topic.encode("utf-8", "surrogateescape")
         if not self.wanted(name):
             return

@@ -64,8 +64,8 @@ class LogFeed:
             if not message:
                 self._loop.remove(self._socket)
                 return
-            for line in frames.decode(message).frames:
-                self._take(frames.decode(line))
+            for line in frames.decode(message).lines():
+                self._take(line)
 
     def _take(self, line: LogLine) -> None:
         if line.number <= self._last:

@@ -286,28 +286,30 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
 _WITHOUT_BODY: Final = frozenset({"members", "leave", "stats", "list-keys", "handlers", "bus", "config", "reload"})
 
 
-def _read(value: Any, on_wire: _Fields) -> list[Any] | None:
-    """The values of these fields; None if all are zero."""
+def _make(kind: Callable[..., Any], value: Any, on_wire: _Fields, zeros: tuple[Any, ...]) -> Any:
+    """What a value says, in the fields of `kind`; those that are missing have their zero value."""
     if value is None:
-        return None
-    if isinstance(value, list):
-        found = dict(zip((name for name, _ in on_wire), value, strict=False))
-    elif isinstance(value, dict):
-        found = value
-    else:
-        raise MalformedError(f"a {type(value).__name__} where a map belongs")
-    return [None if found.get(name) is None else read(found[name]) for name, read in on_wire]
-
-
-def _make(kind: Callable[..., Any], value: Any, on_wire: _Fields, names: tuple[str, ...]) -> Any:
-    values = _read(value, on_wire)
-    if values is None:
         return kind()
-    return kind(**{name: item for name, item in zip(names, values, strict=True) if item is not None})
+    if isinstance(value, list):
+        value = dict(zip((name for name, _ in on_wire), value, strict=False))
+    elif not isinstance(value, dict):
+        raise MalformedError(f"a {type(value).__name__} where a map belongs")
+    get = value.get
+    return kind(
+        *[
+            zero if (item := get(name)) is None else read(item)
+            for (name, read), zero in zip(on_wire, zeros, strict=True)
+        ]
+    )
 
 
-_NAMES: Final = {kind: tuple(field.name for field in fields(kind)) for kind, _ in _BODIES.values()}
-"""The fields of each kind of body."""
+def _zeros(kind: type[Body | Header]) -> tuple[Any, ...]:
+    return tuple(field.default for field in fields(kind))
+
+
+_HEADER_ZEROS: Final = _zeros(Header)
+_ZEROS: Final = {kind: _zeros(kind) for kind, _ in _BODIES.values()}
+"""The zero values of each kind of body, in the order of its fields."""
 
 
 class RequestReader:
@@ -339,7 +341,7 @@ class RequestReader:
             complete, value = self._values.take()
             if not complete:
                 return None
-            header: Header = _make(Header, value, _HEADER, ("command", "sequence"))
+            header: Header = _make(Header, value, _HEADER, _HEADER_ZEROS)
             if header.command not in _BODIES:
                 return Request(header.sequence, header.command, Nothing(), header.command in _WITHOUT_BODY)
             self._header = header
@@ -347,7 +349,7 @@ class RequestReader:
         if not complete:
             return None
         kind, on_wire = _BODIES[self._header.command]
-        body: Body = _make(kind, value, on_wire, _NAMES[kind])
+        body: Body = _make(kind, value, on_wire, _ZEROS[kind])
         request = Request(self._header.sequence, self._header.command, body)
         self._header = None
         return request

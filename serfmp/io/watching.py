@@ -168,6 +168,11 @@ class Watching:
 
     def line(self, line: frames.LogLine) -> None:
         """A line of the agent's log."""
+        if self._bus is None:
+            return
+        if not self._bus.heard:
+            self._bus.pass_over("log")
+            return
         body = {"line": line.number, "level": line.level, "component": line.component, "text": line.text}
         self._tell(f"log.{line.level.lower()}", body, None, line.at)
 
@@ -246,7 +251,10 @@ class Watching:
         family, _, rest = topic.partition(".")
         if family in _NOTEWORTHY and rest not in {"table", "row"}:
             self._recent.add({"topic": topic, "time": at, "ltime": ltime, "body": body})
-        self._bus.publish(topic, body, ltime, at)
+        if self._bus.heard:
+            self._bus.publish(topic, body, ltime, at)
+        else:
+            self._bus.pass_over(family)
 
     def processes(self, *, figures: bool = True) -> list[dict[str, Any]]:
         """The agent's processes, with what is seen of them. Times in seconds. Without `figures` none are read."""

@@ -42,7 +42,7 @@ def read(feed: LineFeed, loop: Loop) -> list[frames.LogLine]:
                 return found
             loop.turn()
         else:
-            found += map(frames.decode, frames.decode(message).frames)
+            found += frames.decode(message).lines()
 
 
 def test_a_reader_that_does_not_read_costs_a_bounded_number_of_lines(loop: Loop, feed: LineFeed) -> None:

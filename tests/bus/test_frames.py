@@ -32,7 +32,7 @@ values = st.recursive(
 FRAMES: list[type] = [
     cls
     for cls in vars(frames).values()
-    if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls is not frames.Envelope
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls not in {frames.Envelope, frames.LogLine}
 ]
 
 
@@ -42,6 +42,11 @@ def test_every_frame_comes_back_as_it_went(cls: type, data: st.DataObject) -> No
     fields = {field.name: data.draw(values) for field in dataclasses.fields(cls)}
     frame = cls(**fields)
     assert frames.decode(frames.encode(frame)) == frame
+
+
+def test_lines_of_the_log_come_back_as_they_went() -> None:
+    lines = [frames.LogLine(number, 1.5, "INFO", "agent", f"n\udcff {number}") for number in range(3)]
+    assert frames.decode(frames.encode(frames.LogLines.of(lines))).lines() == lines
 
 
 def test_every_frame_class_has_a_kind() -> None:
