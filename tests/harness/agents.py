@@ -174,6 +174,13 @@ class Agent:
         """All that it has written to standard output so far."""
         return self._out.read_text(errors="surrogateescape") if self._out.exists() else ""
 
+    def log_after(self, position: int) -> bytes:
+        """What it has written to standard output beyond so many bytes, in whole lines."""
+        with self._out.open("rb") as file:
+            file.seek(position)
+            text = file.read()
+        return text[: text.rfind(b"\n") + 1]
+
     def errors(self) -> str:
         """All that it has written to standard error so far."""
         return self._err.read_text(errors="surrogateescape")
