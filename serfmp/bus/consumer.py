@@ -109,10 +109,12 @@ class DetectorLink:
     def _send_acknowledgement(self) -> None:
         if not self._live or self._acknowledge <= self._acknowledged:
             return
+        few = self._acknowledge < self._acknowledged + ACKNOWLEDGE_EVENTS
+        if few and self._timer is not None:
+            return
         now, loop = self._child.loop.clock(), self._child.loop
-        if self._acknowledge < self._acknowledged + ACKNOWLEDGE_EVENTS and now < self._acknowledge_at:
-            if self._timer is None:
-                self._timer = loop.call_at(self._acknowledge_at, self._wake)
+        if few and now < self._acknowledge_at:
+            self._timer = loop.call_at(self._acknowledge_at, self._wake)
         else:
             self._acknowledged = self._acknowledge
             self._acknowledge_at = now + ACKNOWLEDGE_PERIOD

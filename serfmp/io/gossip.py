@@ -138,10 +138,10 @@ class Gossip:
         size = 0
         # Kernel stamps are wall time; both clocks are read together, so a step of the wall clock spoils one drain at
         # most, and `arrival_time` refuses what it spoils.
-        to_monotonic = time.monotonic() - time.time()
+        now = time.monotonic()
+        to_monotonic = now - time.time()
         receive = self._udp.recvmsg
         more = True
-        now = time.monotonic()
         for _ in range(DRAIN_PACKETS):
             try:
                 data, ancillary, _flags, source = receive(PACKET_SIZE, _ANCILLARY)

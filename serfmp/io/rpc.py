@@ -196,6 +196,8 @@ class Server:
 
     def _flush(self) -> None:
         """At the end of a turn: write what it produced."""
+        if not self._marked:
+            return
         marked = list(self._marked)
         self._marked.clear()
         for client in marked:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from serfmp.bus import frames, plain
 from serfmp.bus.metrics import Sample
 from serfmp.bus.packing import pack
-from serfmp.detector.effects import Event, Member, MemberEvent, QueryReceived
+from serfmp.detector.effects import Event, Member, MemberEvent, QueryReceived, UserEventReceived
 from serfmp.io.metrics_store import MetricsStore, summary
 from serfmp.io.monitor_bus import MonitorBus, unpack
 from serfmp.io.process_figures import ProcessFigures
@@ -46,31 +46,49 @@ WATCH_LASTS: Final = 3.0
 ASKED_LASTS: Final = 90.0
 """The same after somebody asked for the metrics: who does so once a minute gets what is a second old at most."""
 
+USER_EVENT_BYTES: Final = 128
+"""What a user event without name and payload takes of them."""
+
 HANDLER_TABLE: Final = "handler.table"
 _TOLD: Final = frozenset({"probe", "suspicion", "handler", "process"})
 """Families of topics that come from other processes."""
-_NOTEWORTHY: Final = frozenset({"member", "user", "query", "suspicion", "process"})
-"""Families of which the last happenings are kept."""
+_NOTEWORTHY: Final = frozenset({"member", "query", "suspicion", "process"})
+"""Families of which, beside user events, the last happenings are kept."""
 
 
 class Recent:
-    """The last happenings. They are kept encoded: as maps, those about a thousand members would take megabytes."""
+    """The last happenings. They are kept encoded: as maps, those about a thousand members would take megabytes.
+
+    User events, of which there may be hundreds a second, are kept as they are: few are ever asked for.
+    """
 
     def __init__(self) -> None:
-        self._encoded: deque[bytes] = deque()
+        self._kept: deque[tuple[int, bytes | tuple[float, UserEventReceived]]] = deque()
+        """What is kept of each, and how many bytes that takes."""
         self._size = 0
 
     def add(self, happening: dict[str, Any]) -> None:
         """One more; the oldest may have to go."""
         encoded = pack(happening)
-        self._encoded.append(encoded)
-        self._size += len(encoded)
-        while len(self._encoded) > RECENT or (self._size > RECENT_BYTES and len(self._encoded) > 1):
-            self._size -= len(self._encoded.popleft())
+        self._keep(len(encoded), encoded)
+
+    def add_event(self, at: float, event: UserEventReceived) -> None:
+        """The same, of an event that came at this wall time."""
+        self._keep(USER_EVENT_BYTES + 2 * len(event.name) + len(event.payload), (at, event))
+
+    def _keep(self, size: int, kept: bytes | tuple[float, UserEventReceived]) -> None:
+        self._kept.append((size, kept))
+        self._size += size
+        while len(self._kept) > RECENT or (self._size > RECENT_BYTES and len(self._kept) > 1):
+            self._size -= self._kept.popleft()[0]
 
     def all(self) -> list[dict[str, Any]]:
         """All that are kept, the oldest first."""
-        return [unpack(encoded) for encoded in self._encoded]
+        return [unpack(kept) if isinstance(kept, bytes) else _told(*kept) for _, kept in self._kept]
+
+
+def _told(at: float, event: UserEventReceived) -> dict[str, Any]:
+    return {"topic": f"user.{event.name}", "time": at, "ltime": event.ltime, "body": user_event_map(event)}
 
 
 class Watching:
@@ -119,14 +137,13 @@ class Watching:
                 "source": event.source_node,
             }
             self._tell(f"query.{event.name}", body, event.ltime)
-        else:
-            body = {
-                "sequence": event.sequence,
-                "name": event.name,
-                "payload": event.payload,
-                "coalesce": event.coalesce,
-            }
-            self._tell(f"user.{event.name}", body, event.ltime)
+        elif self._bus is not None:
+            at = time.time()
+            self._recent.add_event(at, event)
+            if self._bus.heard:
+                self._bus.publish(f"user.{event.name}", user_event_map(event), event.ltime, at)
+            else:
+                self._bus.pass_over("user")
 
     def frame(self, frame: Any) -> None:
         """A change of the member table, which the replica has taken, or a report of the detector."""
@@ -306,6 +323,16 @@ class Watching:
             for name, size in gauges.items()
             if name.startswith(start)
         }
+
+
+def user_event_map(event: UserEventReceived) -> dict[str, Any]:
+    """A user event as monitors get it."""
+    return {
+        "sequence": event.sequence,
+        "name": event.name,
+        "payload": event.payload,
+        "coalesce": event.coalesce,
+    }
 
 
 def member_map(member: Member) -> dict[str, Any]:
