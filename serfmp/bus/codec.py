@@ -77,9 +77,15 @@ class Codec:
 
 def _reader(frame: type) -> Callable[[Any], tuple[Any, ...]]:
     names = tuple(field.name for field in dataclasses.fields(frame))
-    return attrgetter(*names) if len(names) > 1 else partial(_only_values, names)
+    if len(names) > 1:
+        return attrgetter(*names)
+    # `attrgetter` gives no tuple of one field, and wants one at least.
+    return partial(_only_value, attrgetter(*names)) if names else _nothing
 
 
-def _only_values(names: tuple[str, ...], frame: object) -> tuple[Any, ...]:
-    """Of a frame with one field or none: `attrgetter` gives no tuple then."""
-    return tuple(getattr(frame, name) for name in names)
+def _only_value(get: Callable[[Any], Any], frame: object) -> tuple[Any, ...]:
+    return (get(frame),)
+
+
+def _nothing(_frame: object) -> tuple[Any, ...]:
+    return ()

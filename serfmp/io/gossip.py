@@ -66,8 +66,9 @@ MESSAGES_PER_TURN: Final = 64
 COMPRESSED_PER_TURN: Final = 2
 """Packets that one frame of the detector may compress: 0.1 ms each in Python, so a busy agent sends plain ones."""
 
-COMPRESSED_PER_SECOND: Final = 50
-"""Packets of a second that may be compressed, the first ones it sends, for the same reason."""
+COMPRESSED_PER_SECOND: Final = 20
+"""Packets of a second that may be compressed, the first ones it sends, for the same reason: as many as are sent where
+little happens."""
 
 _SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = struct.Struct("qq")
