@@ -7,6 +7,8 @@ Rules:
   `OVERFLOW`.
 * A sample keeps its count, sum, sum of squares, extremes, a histogram, and the first `VALUES` values since it was last
   told: enough for statistics, Prometheus and statsd, in a bounded size.
+* Values are kept as they come and added up together, `TOGETHER` at most: many of them are equal, and each distinct one
+  costs as much as one alone.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ BOUNDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 250
 VALUES: Final = 32
 """Single values kept of each sample between two reports."""
 
+TOGETHER: Final = 512
+"""Values of one name that wait to be added up."""
+
 
 class Sample:
     """What is known of the values of one name."""
@@ -44,16 +49,19 @@ class Sample:
         """How many values stand below each bound and above the one before; the last: above all."""
         self.values: list[float] = []
 
-    def add(self, value: float) -> None:
-        """One more value."""
-        self.low = min(self.low, value) if self.count else value
-        self.high = max(self.high, value) if self.count else value
-        self.count += 1
-        self.total += value
-        self.squares += value * value
-        self.buckets[bisect_left(BOUNDS, value)] += 1
-        if len(self.values) < VALUES:
-            self.values.append(value)
+    def add(self, values: list[float]) -> None:
+        """More values."""
+        if not values:
+            return
+        low, high = min(values), max(values)
+        self.low = min(self.low, low) if self.count else low
+        self.high = max(self.high, high) if self.count else high
+        self.count += len(values)
+        self.total += sum(values)
+        for value, times in Counter(values).items():
+            self.squares += value * value * times
+            self.buckets[bisect_left(BOUNDS, value)] += times
+        self.values += values[: VALUES - len(self.values)]
 
     def merge(self, plain: list[Any]) -> None:
         """Add what another process told (`to_plain`); its single values are not kept."""
@@ -93,6 +101,8 @@ class Metrics:
         """Totals since the start of the process."""
         self._gauges: dict[str, float] = {}
         self._samples: dict[str, Sample] = {}
+        self._values: dict[str, list[float]] = {}
+        """What was not added up yet, by the names of `_samples`."""
         self._told_counters: Counter[str] = Counter()
 
     def count(self, name: str, amount: int = 1) -> None:
@@ -115,22 +125,31 @@ class Metrics:
 
     def samples(self, name: str, values: Iterable[float]) -> None:
         """Add several values to a sample."""
-        found = self._samples.get(name)
-        if found is None:
-            if len(self._samples) >= NAME_LIMIT:
-                self.counters[OVERFLOW] += 1
-                return
-            found = self._samples[name] = Sample()
-        for value in values:
-            found.add(value)
+        waiting = self._values.get(name)
+        if waiting is None:
+            if name not in self._samples:
+                if len(self._samples) >= NAME_LIMIT:
+                    self.counters[OVERFLOW] += 1
+                    return
+                self._samples[name] = Sample()
+            waiting = self._values[name] = []
+        waiting += values
+        if len(waiting) > TOGETHER:
+            self._add_up(name, waiting)
+
+    def _add_up(self, name: str, waiting: list[float]) -> None:
+        self._samples[name].add(waiting)
+        waiting.clear()
 
     def take(self) -> tuple[dict[str, int], dict[str, float], dict[str, list[Any]]]:
         """Increases of counters and the samples since the last call, and all gauges."""
         told = self._told_counters
         counters = {name: total - told[name] for name, total in self.counters.items() if total != told[name]}
+        for name, waiting in self._values.items():
+            self._add_up(name, waiting)
         samples = {name: sample.to_plain() for name, sample in self._samples.items()}
         self._told_counters = self.counters.copy()
-        self._samples = {}
+        self._samples, self._values = {}, {}
         return counters, dict(self._gauges), samples
 
     def give_back(self, counters: dict[str, int], samples: dict[str, list[Any]]) -> None:

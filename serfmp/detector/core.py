@@ -15,7 +15,7 @@ Rules of the contract:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 
 from serfmp.detector.config import CoreConfig
@@ -166,6 +166,13 @@ class Core:
     def _enter(self, now: float) -> None:
         self._context.now = max(self._context.now, now)
         self._context.source = None
+
+    def news(self, messages: Iterable[bytes]) -> list[bytes]:
+        """Of the encoded messages of a UDP packet those that may change something: these are to be received.
+
+        The others came before. In a small cluster they are most, so they are not even decoded.
+        """
+        return self._serf.news(messages)
 
     def receive(self, message: Message, source: Endpoint, arrival: float, timed: bool) -> None:
         """One decoded message of a UDP packet. `timed`: the arrival is exact enough to measure a round trip."""

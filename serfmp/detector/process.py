@@ -300,10 +300,10 @@ class Detector:
 
     def _take_packets(self, packets: Iterator[frames.Packet], until: float) -> bool:
         """Whether all were taken in time."""
-        receive, clock = self._core.receive, self._loop.clock
+        news, receive, clock = self._core.news, self._core.receive, self._loop.clock
         for host, port, arrival, timed, parts in packets:
             source = (host, port)
-            for part in parts:
+            for part in news(parts):
                 try:
                     message = decode_packet_message(part)
                 except WireError as error:

@@ -282,19 +282,16 @@ class Cluster:
         target = self._places.get(packet.destination)
         if target is None:
             return
-        messages: list[Message] | None = None
         source = host.endpoint
         for delay in self.network.packet(host.name, target.name):
-            if messages is None:
-                messages = [decode_packet_message(part) for part in packet.parts]
-            self._arrive(target, delay, messages, source)
+            self._arrive(target, delay, packet.parts, source)
 
-    def _arrive(self, target: Host, delay: float, messages: list[Message], source: Endpoint) -> None:
+    def _arrive(self, target: Host, delay: float, parts: tuple[bytes, ...], source: Endpoint) -> None:
         arrival = self.now + delay
 
         def hand_in(core: SeenCore) -> None:
-            for message in messages:
-                core.receive(message, source, arrival - target.slept, timed=True)
+            for part in core.news(parts):
+                core.receive(decode_packet_message(part), source, arrival - target.slept, timed=True)
 
         self.scheduler.at(arrival, lambda: target.deliver(hand_in))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serfmp.bus.metrics import BOUNDS, NAME_LIMIT, OVERFLOW, VALUES, Metrics, Sample
+from serfmp.bus.metrics import BOUNDS, NAME_LIMIT, OVERFLOW, TOGETHER, VALUES, Metrics, Sample
 from serfmp.bus.reports import HAPPENING_LIMIT, Reporter
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -18,9 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=60))
 def test_a_sample_knows_the_statistics_of_its_values_however_it_was_put_together(values: list[float]) -> None:
     whole, first, second = Sample(), Sample(), Sample()
-    for number, value in enumerate(values):
-        whole.add(value)
-        (first, second)[number % 2].add(value)
+    for value in values:
+        whole.add([value])
+    first.add(values[::2])
+    second.add(values[1::2])
     merged = Sample()
     merged.merge(first.to_plain())
     merged.merge(second.to_plain())
@@ -36,8 +37,26 @@ def test_a_sample_knows_the_statistics_of_its_values_however_it_was_put_together
 def test_a_value_counts_below_the_bound_that_it_meets() -> None:
     sample = Sample()
     for value in (0, BOUNDS[0], BOUNDS[3], BOUNDS[-1], BOUNDS[-1] + 1):
-        sample.add(value)
+        sample.add([value])
     assert (sample.buckets[0], sample.buckets[3], sample.buckets[-2], sample.buckets[-1]) == (2, 1, 1, 1)
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=TOGETHER), max_size=8), st.sets(st.integers(0, 7)))
+def test_it_does_not_matter_how_many_values_come_together_and_what_could_not_be_told_is_told_later(
+    batches: list[list[int]], untold: set[int]
+) -> None:
+    metrics, told = Metrics(), Sample()
+    for number, batch in enumerate([*batches, []]):
+        metrics.samples("s", batch)
+        counters, _, samples = metrics.take()
+        if number in untold and number < len(batches):
+            metrics.give_back(counters, samples)
+        elif "s" in samples:
+            told.merge(samples["s"])
+    values = [value for batch in batches for value in batch]
+    assert (told.count, told.total, told.squares) == (len(values), sum(values), sum(v * v for v in values))
+    assert (told.low, told.high) == (min(values, default=0), max(values, default=0))
+    assert sum(told.buckets) == len(values)
 
 
 def test_counters_are_told_as_increases_and_gauges_as_they_are() -> None:

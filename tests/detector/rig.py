@@ -21,7 +21,7 @@ from serfmp.detector.effects import (
 )
 from serfmp.detector.records import Recovered
 from serfmp.detector.swim.table import NodeRecord
-from serfmp.wire.messages import Alive, Dead, Message, Suspect, User, decode_packet_message
+from serfmp.wire.messages import Alive, Dead, Message, Suspect, User, decode_packet_message, encode
 from serfmp.wire.serf_messages import QueryResponse, SerfMessage, encode_serf
 
 VERSIONS = bytes((1, 5, 2, 2, 5, 5))
@@ -55,9 +55,14 @@ class Rig:
         """A message by UDP."""
         self.core.receive(message, source, self.now, timed=True)
 
+    def packet(self, *parts: bytes) -> None:
+        """The messages of a packet by UDP, as a driver hands them in."""
+        for part in self.core.news(parts):
+            self.receive(decode_packet_message(part))
+
     def serf(self, message: SerfMessage) -> None:
         """A Serf message by gossip."""
-        self.receive(User(encode_serf(message)))
+        self.packet(encode(User(encode_serf(message))))
 
     def alive(self, name: str = "x", incarnation: int = 1, **fields: Any) -> None:
         """An alive message about a node."""

@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from serfmp.detector.effects import Lifecycle, LifecycleChanged, MemberStatus, Record
@@ -218,6 +218,14 @@ class Serf:
 
     # --- gossip -------------------------------------------------------------------------------------------------------
 
+    def news(self, messages: Iterable[bytes]) -> list[bytes]:
+        """Of the messages of a packet those that did not come before, byte for byte. The others are only counted."""
+        known, others = self.events.recent.split(messages)
+        if known:
+            # Without the byte that says that it is Serf's.
+            self._context.sample_all("serf.msgs.received", [len(message) - 1 for message in known])
+        return others
+
     def user_message(self, payload: bytes) -> None:
         """See `Delegate`."""
         if not payload:
@@ -228,8 +236,6 @@ class Serf:
             self._context.count("serfmp.refused.serf_type")
             if not self._context.quiet("unknown type"):
                 self._context.log("WARN", "serf", f"Received message of unknown type: {kind}")
-            return
-        if kind == SerfType.USER_EVENT and payload in self.events.recent:
             return
         try:
             message = decode_serf(payload)

@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from serfmp.detector.config import USER_EVENT_SIZE_CAP
@@ -41,7 +41,7 @@ RECENT_BYTES: Final = 256 * 1024
 
 
 class RecentMessages:
-    """Messages that came before, byte for byte; the oldest are forgotten.
+    """Messages of gossip that came before, byte for byte and complete; the oldest are forgotten.
 
     In a small cluster each event comes several times; a repetition is not decoded.
     """
@@ -60,8 +60,14 @@ class RecentMessages:
         if self._bytes > RECENT_BYTES:
             self._younger, self._older, self._bytes = set(), self._younger, 0
 
-    def __contains__(self, message: bytes) -> bool:
-        return message in self._younger or message in self._older
+    def split(self, messages: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Those that came before, and the others, both in their order."""
+        younger, older = self._younger, self._older
+        known: list[bytes] = []
+        others: list[bytes] = []
+        for message in messages:
+            (known if message in younger or message in older else others).append(message)
+        return known, others
 
 
 class _Slot:
@@ -107,7 +113,7 @@ class UserEvents:
         self._ring: list[_Slot | None] = [None] * self._size
         self.clock = clock
         self.recent = RecentMessages()
-        """Encoded events that were accepted: who gets one of them again has nothing to do."""
+        """Messages of events that were accepted: who gets one of them again has nothing to do."""
         self.minimum = 0
         """Events below this Lamport time are not delivered."""
 
@@ -131,8 +137,7 @@ class UserEvents:
             )
         self.clock.increment()
         self._accept(event, own=True, request=request)
-        self.recent.add(encoded)
-        self._enqueue(encoded)
+        self._spread(encoded)
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
@@ -140,8 +145,7 @@ class UserEvents:
         """An event that came by gossip; `encoded` is the message as it came. Whether it is new."""
         new = self._accept(event, own=False, request=None)
         if new:
-            self.recent.add(encoded)
-            self._enqueue(encoded)
+            self._spread(encoded)
         return new
 
     def replay(self, slot: EventSlot) -> None:
@@ -190,8 +194,10 @@ class UserEvents:
         if slot is not None and slot.ltime == saved.ltime:
             slot.events[saved.name, saved.payload] = saved
 
-    def _enqueue(self, encoded: bytes) -> None:
-        self._gossip.enqueue(self._queue, encode(User(encoded)))
+    def _spread(self, encoded: bytes) -> None:
+        message = encode(User(encoded))
+        self.recent.add(message)
+        self._gossip.enqueue(self._queue, message)
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -233,4 +239,4 @@ class UserEvents:
         now = self._context.now
         latest = [saved for saved in self.saved() if saved.time >= now - (OWN_AGAIN if saved.own else OTHERS_AGAIN)]
         for saved in sorted(latest, key=lambda one: one.ltime):
-            self._enqueue(encode_serf(UserEvent(saved.ltime, saved.name, saved.payload, saved.coalesce)))
+            self._spread(encode_serf(UserEvent(saved.ltime, saved.name, saved.payload, saved.coalesce)))

@@ -114,6 +114,14 @@ class Context:
         else:
             found.append(value)
 
+    def sample_all(self, name: str, values: list[float]) -> None:
+        """Several values of a sample."""
+        found = self.samples.get(name)
+        if found is None:
+            self.samples[name] = values
+        else:
+            found += values
+
     def note(self, node: str, finding: Finding, by: str = "", **facts: Plain) -> None:
         """Note evidence about a node, by another or, by default, by the local one."""
         by = by or self.config.node

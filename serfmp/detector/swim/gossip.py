@@ -166,10 +166,9 @@ class Gossip:
             if queue.size:
                 before = len(parts)
                 free -= queue.draw(parts, PART_OVERHEAD, free, copies, fresh_only)
-                if queue is not self.membership:
-                    for part in parts[before:]:
-                        # Without the byte that says that it is Serf's.
-                        self._context.sample("serf.msgs.sent", len(part) - 1)
+                if queue is not self.membership and len(parts) > before:
+                    # Without the byte that says that it is Serf's.
+                    self._context.sample_all("serf.msgs.sent", [len(part) - 1 for part in parts[before:]])
 
     def _settle(self) -> None:
         for queue in self.queues:

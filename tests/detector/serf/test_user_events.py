@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serfmp.detector.effects import Answer, Count, EventRequest, Publish, UserEventReceived
+from serfmp.detector.effects import Answer, Count, EventRequest, Publish, Samples, UserEventReceived
 from serfmp.detector.serf.user_events import RECENT_BYTES, RecentMessages
 from serfmp.wire.messages import User
 from serfmp.wire.serf_messages import UserEvent, encode_serf
@@ -197,12 +197,26 @@ def test_what_came_before_is_known_by_its_bytes_within_a_bound() -> None:
     size = RECENT_BYTES // 100
     messages = [number.to_bytes(size, "big") for number in range(1000)]
     for message in messages:
-        assert message not in recent
+        assert recent.split([message]) == ([], [message])
         recent.add(message)
-        assert message in recent
-    kept = [message for message in messages if message in recent]
+        assert recent.split([message]) == ([message], [])
+    kept, forgotten = recent.split(messages)
+    assert forgotten + kept == messages
     assert kept == messages[-len(kept) :], "the oldest go first"
     assert RECENT_BYTES <= sum(map(len, kept)) <= 2 * (RECENT_BYTES + size)
+
+
+def test_a_repetition_in_a_packet_is_counted_and_what_stands_beside_it_is_taken() -> None:
+    rig = Rig()
+    first, second = (b"\x08" + encode_serf(UserEvent(ltime, "e", b"", coalesce=False)) for ltime in (1, 2))
+    rig.packet(first)
+    assert got(rig) == [(1, "e", b"")]
+    rig.packet(first, second, first)
+    effects = rig.take()
+    assert sum(isinstance(effect, Publish) for effect in effects) == 1
+    sizes = [effect.values for effect in effects if isinstance(effect, Samples) and effect.name == "serf.msgs.received"]
+    assert sizes == [(len(first) - 1, len(first) - 1, len(second) - 1)]
+    assert rig.core.news([first, second, b""]) == [b""]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.booleans()), max_size=40))
