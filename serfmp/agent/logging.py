@@ -8,8 +8,9 @@ Rules:
 * Lines from DEBUG up are sent whatever the agent's level is: monitors want them (spec agent.md 2.3). Those that only
   monitors want leave half of the socket's room to the others, and are dropped without a word beyond that.
 * Lines below WARN are sent together, never behind a later line: a message costs its sender and the supervisor more than
-  a line. Those of INFO leave at the end of the turn unless lines have just left, all at most `TOGETHER_S` late. What
-  waits is lost with a process that is killed; one that fails by itself sends it first.
+  a line. Those of INFO leave at the end of the turn unless lines have just left, all at most `TOGETHER_S` late, but
+  for those that only monitors want: `MONITORS_S`. What waits is lost with a process that is killed; one that fails by
+  itself sends it first.
 * Only the supervisor writes the log anywhere.
 """
 
@@ -33,6 +34,8 @@ from serfmp.bus.packing import pack
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from serfmp.bus.loop import Timer
+
 LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
 """Serf's log levels, lowest first (spec agent.md 2.3)."""
 _RANKS: Final = {level: rank for rank, level in enumerate(LEVELS)}
@@ -46,7 +49,11 @@ RING_LEVEL: Final = "DEBUG"
 
 
 TOGETHER_S: Final = 0.02
-"""Seconds for which lines below INFO may wait for others."""
+"""Seconds for which lines below WARN may wait for others."""
+
+MONITORS_S: Final = 0.1
+"""The same for lines below the agent's level: a busy agent wakes itself and the supervisor for them, and nearly always
+nobody looks at them."""
 
 TOGETHER: Final = 32
 """Lines that wait at most."""
@@ -101,12 +108,13 @@ class ChildLog:
         self.dropped_for_monitors = 0
         """The same, of lines below the agent's level."""
         self._untold = 0
-        self.call_later: Callable[[float, Callable[[], None]], object] | None = None
+        self.call_later: Callable[[float, Callable[[], None]], Timer] | None = None
         """Calls back after so many seconds, and `end_turn` is called, too; without it no line waits."""
         self._together: list[tuple[float, str, str, str]] = []
         self._characters = 0
-        self._timed = False
-        """A call back is due."""
+        self._wait = math.inf
+        """After so many seconds what waits leaves, counted from a line that waits."""
+        self._timer: Timer | None = None
         self._due = False
         """What waits leaves at the end of the turn."""
         self._sent_at = -math.inf
@@ -135,9 +143,12 @@ class ChildLog:
             self.flush()
             return
         self._due |= rank == _INFO and rank >= self._threshold
-        if not self._timed:
-            self._timed = True
-            self.call_later(TOGETHER_S, self._time_is_over)
+        wait = TOGETHER_S if rank >= self._threshold else MONITORS_S
+        if wait < self._wait:
+            self._wait = wait
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.call_later(wait, self.flush)
 
     def end_turn(self) -> None:
         """At the end of each turn: send what shall not wait longer."""
@@ -147,6 +158,10 @@ class ChildLog:
     def flush(self) -> None:
         """Send what waits."""
         self._due = False
+        self._wait = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         lines, self._together, self._characters = self._together, [], 0
         if not lines:
             return
@@ -165,10 +180,6 @@ class ChildLog:
             self.dropped += len(wanted)
             self._untold += len(wanted)
             self.dropped_for_monitors += len(lines) - len(wanted)
-
-    def _time_is_over(self) -> None:
-        self._timed = False
-        self.flush()
 
     def _waiting(self) -> int:
         """Bytes of the socket's room that are taken."""

@@ -111,3 +111,29 @@ def test_lines_that_only_monitors_want_leave_room_for_the_others() -> None:
                 break
         assert lines[-1][1:] == ("WARN", "agent", "the one that counts")
         assert {line[1] for line in lines[:-1]} == {"DEBUG"}
+
+
+def test_lines_wait_for_each_other_and_never_leave_behind_a_later_one(loop: Loop) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        log = ChildLog(theirs, "gossip", "INFO")
+        log.call_later = loop.call_later
+        loop.before_wait.append(log.end_turn)
+        log.write("DEBUG", "agent", "1")
+        log.end_turn()
+        ours.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            ours.recv(LINE_BYTES)
+        log.write("INFO", "agent", "2")
+        log.end_turn()
+        assert [line[3] for line in decode_lines(ours.recv(LINE_BYTES))] == ["1", "2"]
+        messages: list[list[str]] = []
+        loop.add(ours, lambda _events: messages.append([line[3] for line in decode_lines(ours.recv(LINE_BYTES))]))
+        for level, text in (("DEBUG", "3"), ("DEBUG", "4"), ("INFO", "5"), ("DEBUG", "6")):
+            log.write(level, "agent", text)
+        while not messages:
+            loop.turn()
+        log.write("DEBUG", "agent", "7")
+        while len(messages) < 2:
+            loop.turn()
+        assert messages == [["3", "4", "5", "6"], ["7"]]
