@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,10 +60,16 @@ REPAIR_PERIOD: Final = 0.05
 
 CONSUMERS: Final = ("rpc", "dispatcher")
 
+# As plain numbers: pyzmq's flags and its functions for messages of several parts cost microseconds.
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_FIRST_PART: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+
 
 @dataclass(slots=True)
 class _Consumer:
     name: str
+    identity: bytes
+    """Of its socket."""
     generation: int = 0
     members: bool = False
     live: bool = False
@@ -80,12 +85,18 @@ class _Consumer:
     """Answers that could not be sent while it was broken."""
     rows: list[object] = field(default_factory=list)
     """What leaves at the end of the turn, before the events."""
+    pumping: bool = False
+    """There may be events for it, and room in its window."""
     next_at: float = 0.0
     """Before that no message leaves that holds nothing but events."""
     later: Timer | None = None
-    """Wakes the hub then."""
+    """Wakes the hub then, if there are some."""
     replies: list[object] = field(default_factory=list)
     """The same, behind the events: answers, and news of queries."""
+
+    def wake(self) -> None:
+        """Its events have waited: they leave at the end of this turn."""
+        self.later = None
 
 
 class Hub:
@@ -110,10 +121,11 @@ class Hub:
         self._members = members
         self._on_ask = on_ask
         self._on_acknowledge = on_acknowledge
-        self._consumers = {name: _Consumer(name, acknowledged=acknowledged(name)) for name in CONSUMERS}
+        self._consumers = {name: _Consumer(name, name.encode(), acknowledged=acknowledged(name)) for name in CONSUMERS}
         self._state: frames.DetectorState | None = None
         """The latest figures: every consumer with the member table gets them after it."""
-        self._pumping = False
+        self._slicing = False
+        """A snapshot may be under way."""
         self.breaks = 0
         """How often a consumer was marked broken."""
         self._socket = make_socket(child.context, zmq.ROUTER, hwm=CHANNEL_HWM)
@@ -141,13 +153,7 @@ class Hub:
         consumer = self._consumers["rpc"]
         if not consumer.live or consumer.snapshot is not None:
             return False
-        message = frames.seal(frames.encode(frame), self._child.generation, consumer.generation)
-        self._watched.used = True
-        try:
-            self._socket.send_multipart((consumer.name.encode(), message), zmq.NOBLOCK)
-        except zmq.ZMQError:
-            return False
-        return True
+        return self._try_to_send(consumer, frames.encode(frame))
 
     def answer(self, name: str, generation: int, answer: frames.Answered) -> None:
         """Answer a request of a consumer, unless a later generation of it has taken over."""
@@ -172,7 +178,8 @@ class Hub:
 
     def pump(self) -> None:
         """At the end of the turn, look for events in the outbox."""
-        self._pumping = True
+        for consumer in self._consumers.values():
+            consumer.pumping = True
 
     def hurry(self) -> None:
         """In the last turn: nothing waits for others."""
@@ -182,34 +189,39 @@ class Hub:
 
     def flush(self) -> None:
         """Send what the turn brought, and events as far as windows allow."""
-        pumping, self._pumping = self._pumping, False
         now = self._child.loop.clock()
         for consumer in self._consumers.values():
-            if consumer.live and consumer.snapshot is None and (pumping or consumer.rows or consumer.replies):
-                if now < consumer.next_at and not (consumer.rows or consumer.replies):
-                    if consumer.later is None:
-                        consumer.later = self._child.loop.call_at(consumer.next_at, partial(self._pump_again, consumer))
-                    continue
-                events = list(self._events(consumer))
-                rows, consumer.rows = consumer.rows, []
-                replies, consumer.replies = consumer.replies, []
-                if rows or events or replies:
-                    consumer.next_at = now + PACES[consumer.name]
-                    self._send_together(consumer, [*rows, *events, *replies])
+            hurried = consumer.rows or consumer.replies
+            if not (consumer.pumping or hurried) or not consumer.live or consumer.snapshot is not None:
+                continue
+            if now < consumer.next_at and not hurried:
+                if consumer.later is None:
+                    consumer.later = self._child.loop.call_at(consumer.next_at, consumer.wake)
+                continue
+            if consumer.later is not None:
+                consumer.later.cancel()
+                consumer.later = None
+            consumer.pumping = False
+            events = self._events(consumer)
+            rows, consumer.rows = consumer.rows, []
+            replies, consumer.replies = consumer.replies, []
+            if rows or events or replies:
+                consumer.next_at = now + PACES[consumer.name]
+                self._send_together(consumer, [*rows, *events, *replies])
 
-    def _pump_again(self, consumer: _Consumer) -> None:
-        consumer.later = None
-        self.pump()
-
-    def _events(self, consumer: _Consumer) -> Iterator[frames.Events]:
+    def _events(self, consumer: _Consumer) -> list[frames.Events]:
+        found: list[frames.Events] = []
         room = EVENT_WINDOW - (consumer.sent - consumer.acknowledged)
         while room > 0:
-            batch = list(islice(self._outbox(consumer.sent), min(room, EVENTS_PER_FRAME)))
-            if not batch:
-                return
-            consumer.sent = batch[-1].sequence
-            room -= len(batch)
-            yield frames.Events([plain.event_to_plain(event) for event in batch])
+            wanted = min(room, EVENTS_PER_FRAME)
+            batch = list(islice(self._outbox(consumer.sent), wanted))
+            if batch:
+                consumer.sent = batch[-1].sequence
+                found.append(frames.Events([plain.event_to_plain(event) for event in batch]))
+            if len(batch) < wanted:
+                break
+            room -= wanted
+        return found
 
     def _send_together(self, consumer: _Consumer, turn: list[object]) -> None:
         """Send frames, several in a message. What is not sent is dropped, but for answers: the consumer is broken."""
@@ -232,12 +244,13 @@ class Hub:
 
     def go_on(self) -> bool:
         """Send one slice of each snapshot that is under way. True while some is left."""
-        left = False
+        if not self._slicing:
+            return False
         for consumer in self._consumers.values():
             if consumer.live and consumer.snapshot is not None:
                 self._slice(consumer)
-                left = left or consumer.snapshot is not None
-        return left
+        self._slicing = any(consumer.snapshot is not None for consumer in self._consumers.values())
+        return self._slicing
 
     # --- inner part ---------------------------------------------------------------------------------------------------
 
@@ -258,12 +271,17 @@ class Hub:
         return self._send_body(consumer, frames.encode(frame))
 
     def _send_body(self, consumer: _Consumer, body: bytes) -> bool:
-        message = frames.seal(body, self._child.generation, consumer.generation)
+        if self._try_to_send(consumer, body):
+            return True
+        self._break(consumer)
+        return False
+
+    def _try_to_send(self, consumer: _Consumer, body: bytes) -> bool:
         self._watched.used = True
         try:
-            self._socket.send_multipart((consumer.name.encode(), message), zmq.NOBLOCK)
+            self._socket.send(consumer.identity, _FIRST_PART)
+            self._socket.send(frames.seal(body, self._child.generation, consumer.generation), _NOBLOCK)
         except zmq.ZMQError:  # full (EAGAIN) or gone (EHOSTUNREACH)
-            self._break(consumer)
             return False
         return True
 
@@ -292,6 +310,7 @@ class Hub:
             rows = [plain.member_to_plain(member) for member in self._members()]
             slices = [rows[start : start + ROWS_PER_SLICE] for start in range(0, len(rows), ROWS_PER_SLICE)] or [[]]
             consumer.snapshot = _numbered(slices)
+            self._slicing = True
             self._slice(consumer)
             if self._state is not None and consumer.live:
                 if consumer.snapshot is None:
@@ -300,7 +319,7 @@ class Hub:
                     self._behind_snapshot(consumer, self._state)
         elif self._send(consumer, frames.Events([])):
             self._flush_answers(consumer)
-        self.pump()
+        consumer.pumping = True
 
     def _slice(self, consumer: _Consumer) -> None:
         if consumer.snapshot is None:
@@ -315,7 +334,7 @@ class Hub:
                 if not (consumer.live and self._send(consumer, frame)) and isinstance(frame, frames.Answered):
                     consumer.answers.append(frame)
             self._flush_answers(consumer)
-            self.pump()
+            consumer.pumping = True
 
     def _flush_answers(self, consumer: _Consumer) -> None:
         while consumer.answers and self._send(consumer, consumer.answers[0]):
@@ -324,10 +343,10 @@ class Hub:
     def _receive(self) -> None:
         for _ in range(MESSAGES_PER_TURN):
             try:
-                identity, message = self._socket.recv_multipart(zmq.NOBLOCK)
+                identity = self._socket.recv(_NOBLOCK)
             except zmq.Again:
                 return
-            envelope, frame = frames.open_sealed(message)
+            envelope, frame = frames.open_sealed(self._socket.recv(_NOBLOCK))
             consumer = self._consumers.get(identity.decode())
             if consumer is not None and envelope.receiver == self._child.generation:
                 self._handle(consumer, envelope.sender, frame)
@@ -353,9 +372,9 @@ class Hub:
                 self._resume(consumer)
             case frames.Acknowledge(sequence):
                 if sequence > consumer.acknowledged:
+                    consumer.pumping |= consumer.sent - consumer.acknowledged >= EVENT_WINDOW
                     consumer.acknowledged = sequence
                     self._on_acknowledge(consumer.name, sequence)
-                    self.pump()
             case frames.Together(bodies):
                 for body in bodies:
                     self._handle(consumer, generation, frames.decode(body))

@@ -176,6 +176,8 @@ def test_many_events_wait_for_each_other_but_not_in_the_last_turn_nor_before_an_
     assert waits()
     pair.hub.answer("rpc", 1, frames.Answered(77, None, ""))
     delivered(4)
+    turn()
+    assert pair.hub._consumers["rpc"].later is None, "nobody is woken for what has left"
     assert waits()
     pair.hub.hurry()
     delivered(5)
