@@ -5,11 +5,12 @@ Rules:
 * One turn is: wait, descriptors, ZeroMQ sockets, the `after_input` hook, timers, the `before_wait` hooks. Input comes
   before timers, so that after a late wake no timer fires before what had already arrived was seen.
 * A ZeroMQ socket's descriptor is edge-triggered: it may stay silent though a message waits. So `EVENTS` is asked again
-  before every wait; while a socket has input left the loop does not sleep. Behind the wait only those are asked that
-  had input then, or whose descriptors have fired since.
+  before every wait; while a socket has input left the loop does not sleep. Behind the wait only those are looked at
+  that had input then, or whose descriptors have fired since. Of the latter a reader is called without being asked: it
+  nearly always has a message, and a callback bears to find none.
 * Only the use of a socket can make its descriptor miss something, and asking costs 2 µs. Whoever says of each use
   outside its callback (`Watched.used`) may add it with `told`: it is asked only after it was used, and, in case one was
-  forgotten, after a wait that nothing ended.
+  forgotten, after a wait that no input ended, once a second.
 * A callback for input handles a bounded amount and returns. Returning is enough: descriptors are level-triggered,
   sockets are asked again.
 * `lateness` is the time since the last look at input that was neither planned as waiting nor used for it: by how much
@@ -85,6 +86,19 @@ class Watched:
         self.used = True
         """It was used since it was last asked, or may have been: set it after each use outside the callback."""
 
+    def handle(self) -> None:
+        """Call whoever waits for what has happened."""
+        if self.on_readable is not None and self.on_writable is None:
+            self.used = True
+            self.on_readable()
+            return
+        happened = self.ready()
+        if happened & _POLLIN and self.on_readable is not None:
+            self.on_readable()
+        if happened & _POLLOUT and self.on_writable is not None:
+            callback_once, self.on_writable = self.on_writable, None
+            callback_once()
+
     def ready(self) -> int:
         """The events that somebody waits for and that have happened."""
         wanted = (_POLLIN if self.on_readable else 0) | (_POLLOUT if self.on_writable else 0)
@@ -103,6 +117,8 @@ class Loop:
         self.looked_at = self._wake_at = clock()
         """When the present turn looked for input."""
         self._worked = 0.0
+        self._doubt_at = 0.0
+        """Until then nobody asks whether a use of a socket was not told."""
         self.phase = 0.0
         """See the module; set it before anything periodic begins."""
         self.on_look: Callable[[float], None] | None = None
@@ -146,6 +162,8 @@ class Loop:
         self, socket: zmq.Socket[bytes], on_readable: Callable[[], None] | None, *, told: bool = False
     ) -> Watched:
         """Call `on_readable()` while the socket has messages. It takes a bounded number of them, without blocking.
+
+        There may be none: then it does nothing.
 
         `told`: every use of the socket outside the callback is told by setting `used` of what this returns.
         """
@@ -214,37 +232,36 @@ class Loop:
 
     def turn(self) -> None:
         """One turn, by the rules at the top of the module."""
-        ready = {number for number, watched in self._watched.items() if watched.used and watched.ready()}
+        watched = self._watched
+        ready = [number for number, known in watched.items() if known.used and known.ready()]
         planned = self._plan(busy=bool(ready or self._soon))
         found = self._epoll.poll(planned, EPOLL_BATCH)
         now = self.clock()
-        if not found:
-            for watched in self._watched.values():
-                watched.used = True
+        if not found and now >= self._doubt_at:
+            self._doubt_at = now + IDLE_WAIT
+            for known in watched.values():
+                known.used = True
         self.lateness = max(0.0, now - self._wake_at) + self._worked
         self.looked_at = now
         if self.on_look is not None:
             self.on_look(now)
-        soon, self._soon = self._soon, []
-        for callback in soon:
-            callback()
+        if self._soon:
+            soon, self._soon = self._soon, []
+            for callback in soon:
+                callback()
         for number, events in found:
             handler = self._descriptors.get(number)
             if handler is not None:
                 handler(events)
+            elif number in watched and number not in ready:
+                ready.append(number)
         # The others had nothing when they were looked at, and their descriptors have been silent since. What the
         # callbacks above have brought about is found before the next wait.
-        ready.update(number for number, _ in found)
-        for number in [number for number in self._watched if number in ready]:
-            known = self._watched.get(number)
-            if known is None:
-                continue
-            happened = known.ready()
-            if happened & _POLLIN and known.on_readable is not None:
-                known.on_readable()
-            if happened & _POLLOUT and known.on_writable is not None:
-                callback_once, known.on_writable = known.on_writable, None
-                callback_once()
+        if ready:
+            for number in [number for number in watched if number in ready]:
+                socket = watched.get(number)
+                if socket is not None:
+                    socket.handle()
         if self.after_input is not None:
             self.after_input(now)
         self._fire(now)

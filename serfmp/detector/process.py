@@ -162,7 +162,7 @@ class Detector:
         self._hub = Hub(
             child, self._core.acknowledged, self._core.outbox, self._core.members, self._on_ask, self._core.acknowledge
         )
-        self._loop.add_socket(self._packets, self._receive, told=True)
+        self._watched = self._loop.add_socket(self._packets, self._receive, told=True)
         self._loop.add_socket(self._network, None)
         self._loop.after_input = self._after_input
         self._loop.next_deadline = self._next_deadline
@@ -263,7 +263,7 @@ class Detector:
                 self._handled = envelope.sequence
                 self._tells_handled = True
                 self._handle(frame)
-            if self._loop.clock() >= until:
+            if self._loop.clock() >= until or not self._watched.ready():  # cheaper than to be refused a message
                 return
 
     def _go_on(self) -> None:
@@ -358,16 +358,17 @@ class Detector:
 
     def _after_input(self, now: float) -> None:
         core = self._core
-        self._host.late(now, self._loop.lateness)
-        if self._loop.lateness > STALL:
+        lateness = self._loop.lateness
+        self._host.late(now, lateness)
+        if lateness > STALL:
             self.counters["serfmp.detector.stalls"] += 1
-            core.stalled(now, self._loop.lateness)
+            core.stalled(now, lateness)
         if core.blame_due(now):
             self._host.before_blame(now)
-        if self._fence_sent is None and core.blame_due(now):
-            self._fence_token += 1
-            if self._to_gossip(frames.Fence(self._fence_token)):
-                self._fence_sent = now
+            if self._fence_sent is None and core.blame_due(now):
+                self._fence_token += 1
+                if self._to_gossip(frames.Fence(self._fence_token)):
+                    self._fence_sent = now
         deadline = core.next_deadline()
         if deadline is not None and deadline <= now:
             core.advance(now, self._fenced_until)

@@ -66,7 +66,11 @@ class Gossip(Role):
         pull = self.packets_socket
 
         def take() -> None:
-            envelope, frame = frames.open_sealed(pull.recv(zmq.NOBLOCK))
+            try:
+                message = pull.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            envelope, frame = frames.open_sealed(message)
             assert envelope.receiver == self.detector
             self.received.append((envelope.sequence, frame))
 
