@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
+from typing import Final
 
 from serfmp.detector.config import CoreConfig
 from serfmp.detector.effects import (
@@ -73,6 +74,9 @@ from serfmp.wire.snapshot import SnapshotState
 
 RESYNC_AFTER = 1.0
 """Seconds of a freeze after which state is exchanged with others at once. Ours."""
+
+_CLOCKS: Final[str] = RecordKind.CLOCKS.value
+"""Looked up once: a record of the clocks is made nearly each turn."""
 
 
 class Core:
@@ -418,7 +422,7 @@ class Core:
         clocks = serf.clocks
         if clocks != self._recorded_clocks:
             self._recorded_clocks = clocks
-            effects.append(Record((RecordKind.CLOCKS.value, *clocks)))
+            effects.append(Record((_CLOCKS, *clocks)))
         serf.persisting.settle(clocks)
         if context.effects:
             effects.extend(context.effects)

@@ -293,11 +293,15 @@ def past_event_fields(event: MemberEvent) -> tuple[Plain, ...]:
     return (RecordKind.PAST_EVENT.value, event.sequence, int(event.kind), rows)
 
 
+_USER_EVENT: Final[str] = RecordKind.USER_EVENT.value
+"""Looked up once: that of an enumeration costs as much as the rest of a record."""
+
+
 def user_event_fields(saved: SavedUserEvent) -> tuple[Plain, ...]:
     """The record of a user event."""
     request: Plain = None if saved.request is None else list(saved.request)
     return (
-        RecordKind.USER_EVENT.value,
+        _USER_EVENT,
         saved.sequence,
         saved.ltime,
         saved.name,

@@ -323,7 +323,12 @@ def _decode_join(data: bytes) -> JoinIntent:
 
 def _decode_user_event(data: bytes) -> UserEvent:
     get = read_record(data[1:]).get
-    return UserEvent(ltime(get(b"LTime")), text(get(b"Name")), raw(get(b"Payload")), flag(get(b"CC")))
+    time, name, payload, coalesce = get(b"LTime"), get(b"Name"), get(b"Payload"), get(b"CC")
+    if type(time) is not int or not 0 <= time <= LTIME_MAX:
+        time = ltime(time)
+    if type(payload) is not bytes:
+        payload = raw(payload)
+    return UserEvent(time, text(name), payload, flag(coalesce))
 
 
 def _decode_query(data: bytes) -> Query:

@@ -23,7 +23,7 @@ An empty queue costs a ping or an ack a few attribute lookups.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from serfmp.detector.effects import Endpoint, SendPacket
@@ -131,7 +131,7 @@ class Gossip:
     def release(self) -> None:
         """Packets reach others again."""
         self._held = False
-        if self._flush_timer is None and any(queue.has_fresh for queue in self.queues):
+        if self._flush_timer is None and self._has_fresh():
             self._plan_flush()
 
     def _plan_flush(self) -> None:
@@ -204,11 +204,15 @@ class Gossip:
             self._fill(parts, self._room - CHECKSUM_OVERHEAD, _copies(targets), fresh_only=True, turned=self._turn())
             if not parts:
                 break
-            for target in targets:
-                self._send(target, parts)
+            self._send_to_all(targets, parts)
+            if not self._has_fresh():
+                break
         self._settle()
-        if any(queue.has_fresh for queue in self.queues):
+        if self._has_fresh():
             self._flush_timer = context.after(context.config.prompt_delay, self._flush)
+
+    def _has_fresh(self) -> bool:
+        return any(queue.has_fresh for queue in self.queues)
 
     def _tick(self) -> None:
         """Send what is queued, each message to each of a few nodes; a deep queue goes on between the ticks."""
@@ -253,7 +257,7 @@ class Gossip:
             self._fill(parts, self._room - CHECKSUM_OVERHEAD, copies, turned=number > 0 and self._turn())
             if not parts:
                 break
-            self._send(target, parts)
+            self._send_to_all((target,), parts)
             self._owed -= len(parts)
             sent = True
         self._settle()
@@ -275,9 +279,12 @@ class Gossip:
             context.log("WARN", "serf", text)
         return True
 
-    def _send(self, target: NodeRecord, parts: list[bytes]) -> None:
-        self._budget.spend(sum(map(len, parts)) + PART_OVERHEAD * len(parts) + CHECKSUM_OVERHEAD)
-        self._context.effects.append(SendPacket(target.endpoint, tuple(parts), target.checksum))
+    def _send_to_all(self, targets: Sequence[NodeRecord], parts: list[bytes]) -> None:
+        size = sum(map(len, parts)) + PART_OVERHEAD * len(parts) + CHECKSUM_OVERHEAD
+        content, effects = tuple(parts), self._context.effects
+        for target in targets:
+            self._budget.spend(size)
+            effects.append(SendPacket(target.endpoint, content, target.checksum))
 
     def _targets(self, wanted: int) -> list[NodeRecord]:
         recently = self._context.now - self._context.profile.gossip_to_the_dead_time

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final
 
 NO_LIMIT: Final = 1 << 62
@@ -38,8 +39,7 @@ class _Item:
         self.transmits = 0
 
 
-def _age(item: _Item) -> int:
-    return item.number
+_age = attrgetter("number")
 
 
 class _Tier:
@@ -88,7 +88,9 @@ class TransmitQueue:
 
     __slots__ = (
         "_aside",
+        "_counted",
         "_fresh",
+        "_limit",
         "_mult",
         "_named",
         "_number",
@@ -106,6 +108,8 @@ class TransmitQueue:
         """Items in the queue, those set aside by a draw included."""
         self._mult = mult
         self._population = population
+        self._counted = self._limit = 0
+        """The population for which the limit was last computed, and the limit."""
         self._number = 0
         self._tiers: list[_Tier] = [_Tier()]
         self._named: dict[str, _Item] = {}
@@ -117,10 +121,12 @@ class TransmitQueue:
     def transmit_limit(self) -> int:
         """Mult × ceil(log10(n + 1)), or mult × log10(n + 1) and some more; for n ≥ 1 ceil(log10) counts the digits."""
         population = self._population()
-        if population <= 0:
-            return 0
-        smooth = math.ceil(self._mult * math.log10(population + 1))
-        return max(self._mult * len(str(population)), smooth + EXTRA_TRANSMITS)
+        if population != self._counted:
+            self._counted, self._limit = population, 0
+            if population > 0:
+                smooth = math.ceil(self._mult * math.log10(population + 1))
+                self._limit = max(self._mult * len(str(population)), smooth + EXTRA_TRANSMITS)
+        return self._limit
 
     @property
     def has_fresh(self) -> bool:
@@ -205,6 +211,8 @@ class TransmitQueue:
         if not self._aside:
             return
         aside, self._aside = self._aside, []
+        # By age: most are appended to their length then, which costs less than to find a place.
+        aside.sort(key=_age)
         limit = self.transmit_limit
         tiers = self._tiers
         for item in aside:

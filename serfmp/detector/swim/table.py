@@ -200,7 +200,10 @@ class NodeTable:
                     if len(chosen) == wanted:
                         return list(chosen.values())
         acceptable = [record for record in nodes if accept(record)]
-        if len(acceptable) <= wanted:
-            self._rng.shuffle(acceptable)
-            return acceptable
-        return self._rng.sample(acceptable, wanted)
+        # Draws without replacement: the functions of the generator for that cost three times as much.
+        random, count = self._rng.random, len(acceptable)
+        wanted = min(wanted, count)
+        for place in range(wanted):
+            drawn = place + int(random() * (count - place))
+            acceptable[place], acceptable[drawn] = acceptable[drawn], acceptable[place]
+        return acceptable[:wanted]

@@ -56,9 +56,9 @@ class Timers:
     def next_deadline(self) -> float | None:
         """The earliest deadline, None without timers."""
         plain, blaming = _first(self._plain), _first(self._blaming)
-        if plain is None:
+        if plain is None or (blaming is not None and blaming < plain):
             return blaming
-        return plain if blaming is None else min(plain, blaming)
+        return plain
 
     @property
     def may_blame(self) -> bool:
