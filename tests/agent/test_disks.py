@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Agent, Launcher, eventually
+from tests.harness.commands import run_command
 from tests.harness.files import lines
 
 DEADLINE_S = 30.0
@@ -154,13 +155,7 @@ def test_a_key_that_a_full_disk_does_not_take_is_refused_and_nothing_has_changed
 
 def command(agent: Agent, name: str, *words: str) -> tuple[int, str]:
     """Exit code of a command, and the end of what it says about the node."""
-    done = subprocess.run(
-        [sys.executable, "-m", "serfmp", name, f"-rpc-addr={agent.options.rpc}", *words],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = run_command(agent, name, *words)
     rows = [line for line in done.stdout.splitlines() if "one" in line.split()]
     return done.returncode, rows[0].partition("one")[2].strip() if rows else ""
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from tests.harness import Agent, Launcher, eventually, needs_serf
+from tests.harness.commands import SERFMP, run_command
 
 DEADLINE_S = 30.0
 
 
 def handlers(agent: Agent, *words: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "serfmp", "handlers", f"-rpc-addr={agent.options.rpc}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    done = run_command(agent, "handlers", *words, program=SERFMP)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 from serfmp.client import Client, UserEvent
 from tests.harness import Agent, Launcher, needs_serf
+from tests.harness.commands import SERF, SERFMP, run_command
 
-ROOT = Path(__file__).parent.parent.parent
 pytestmark = [needs_serf, pytest.mark.interop]
 
 
-def run(program: list[str], agent: Agent, *words: str) -> tuple[int, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SERF_")}
-    done = subprocess.run(
-        [*program, *words],
-        capture_output=True,
-        check=False,
-        cwd=ROOT,
-        env={**inherited, "SERF_RPC_ADDR": str(agent.options.rpc)},
-        text=True,
-        timeout=30,
-    )
+def run(program: Sequence[str], agent: Agent, *words: str) -> tuple[int, str]:
+    done = run_command(agent, *words, program=program)
     assert done.stderr == ""
     return done.returncode, done.stdout
 
 
-SERF = ["serf"]
-SERFMP = [sys.executable, "-m", "serfmp"]
-
-
 @pytest.mark.parametrize(("program", "kind"), [(SERF, "serfmp"), (SERFMP, "serf")])
-def test_each_command_line_works_with_the_other_agent(launch: Launcher, program: list[str], kind: str) -> None:
+def test_each_command_line_works_with_the_other_agent(launch: Launcher, program: Sequence[str], kind: str) -> None:
     agent, other = (getattr(launch, kind)(name) for name in ("a", "b"))
     assert run(program, agent, "members") == (0, f"a  {agent.bind}  alive  \n".replace("  \n", "\n"))
     joined = (0, "Successfully joined cluster by contacting 1 nodes.\n")
@@ -69,7 +53,7 @@ def test_both_command_lines_show_the_same_of_either_agent(launch: Launcher) -> N
     ours = launch.serfmp("a", tags={"role": "web"})
     real = launch.serf("b", tags={"role": "web"})
 
-    def masked(program: list[str], agent: Agent, *words: str) -> tuple[int, str]:
+    def masked(program: Sequence[str], agent: Agent, *words: str) -> tuple[int, str]:
         code, text = run(program, agent, "info", *words)
         return code, re.sub(r"(goroutines\W+)\d+", r"\1N", text)
 

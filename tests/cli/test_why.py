@@ -12,13 +12,13 @@ from serfmp.cli.why import sentence
 from serfmp.client import Client, Evidence
 from serfmp.detector.swim.evidence import Finding
 from tests.harness import Agent, Launcher, eventually, needs_serf
+from tests.harness.commands import SERFMP, run_command
 
 DEADLINE_S = 30.0
 
 
 def why(agent: Agent, *words: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "serfmp", "why", f"-rpc-addr={agent.options.rpc}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    done = run_command(agent, "why", *words, program=SERFMP)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

@@ -5,10 +5,8 @@ What may differ: the order of rows, which is random in Serf; figures that change
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,10 +18,9 @@ import pytest
 from serfmp.cli.main import COMMANDS
 from tests.cli.recorded import Stage
 from tests.harness import Agent, Launcher, eventually
+from tests.harness.commands import SERF, SERFMP, run_command
 
 ROOT: Final = Path(__file__).parents[2]
-SERF: Final = ("serf",)
-SERFMP: Final = (sys.executable, "-m", "serfmp")
 KEY: Final = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
 
 ASKED: Final[list[list[str]]] = [
@@ -88,16 +85,7 @@ OURS_ALONE: Final = frozenset(COMMANDS) - {words[0] for words in ASKED} - ELSEWH
 
 def run(program: tuple[str, ...], agent: Agent, words: list[str]) -> tuple[int, str, str]:
     """Exit code, normalised stdout and stderr."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SERF_")}
-    done = subprocess.run(
-        [*program, *words],
-        capture_output=True,
-        check=False,
-        cwd=ROOT,
-        env={**inherited, "SERF_RPC_ADDR": str(agent.options.rpc)},
-        text=True,
-        timeout=60,
-    )
+    done = run_command(agent, *words, program=program)
     return done.returncode, normal(done.stdout), normal(done.stderr)
 
 

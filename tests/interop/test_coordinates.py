@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from serfmp.client import AgentError, Client
 from tests.harness import Agent, Launcher, eventually
+from tests.harness.commands import run_command
 
 DEADLINE_S = 60.0
 
 
 def rtt(agent: Agent, *nodes: str) -> tuple[int, str]:
-    program = [sys.executable, "-m", "serfmp"] if agent.kind == "serfmp" else ["serf"]
-    command = [*program, "rtt", f"-rpc-addr={agent.options.rpc}", *nodes]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    done = run_command(agent, "rtt", *nodes)
     return done.returncode, done.stdout
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 
 from tests.harness import Agent, Launcher, MemberRecord, Record, eventually, holds_throughout
+from tests.harness.commands import run_command
 
 DEADLINE_S = 30.0
 THREE = {"one": "alive", "two": "alive", "three": "alive"}
@@ -43,14 +42,7 @@ def wait_for_one_time(*agents: Agent) -> None:
 
 def force_leave(agent: Agent, *words: str) -> None:
     """By the command line of the agent's kind."""
-    program = [sys.executable, "-m", "serfmp"] if agent.kind == "serfmp" else ["serf"]
-    done = subprocess.run(
-        [*program, "force-leave", f"-rpc-addr={agent.options.rpc}", *words],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = run_command(agent, "force-leave", *words)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

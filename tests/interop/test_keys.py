@@ -15,6 +15,7 @@ import pytest
 
 from serfmp.client import Client, KeysError
 from tests.harness import Agent, Launcher, eventually
+from tests.harness.commands import run_command
 
 DEADLINE_S = 60.0
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 5)]
@@ -40,14 +41,7 @@ def pair(launch: Launcher, directory: Path, second: str = "serf") -> tuple[Agent
 
 
 def keys(agent: Agent, *words: str) -> tuple[int, str]:
-    program = [sys.executable, "-m", "serfmp"] if agent.kind == "serfmp" else ["serf"]
-    done = subprocess.run(
-        [*program, "keys", f"-rpc-addr={agent.options.rpc}", *words],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = run_command(agent, "keys", *words)
     return done.returncode, done.stdout
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 from serfmp.client import Client
 from tests.harness import Agent, Launcher, eventually
+from tests.harness.commands import run_command
 
 DEADLINE_S = 60.0
 WHO = "query:who=echo -n $SERF_SELF_NAME"
@@ -76,13 +75,7 @@ def test_a_query_outlives_the_detector_and_nobody_answers_twice(launch: Launcher
 def test_the_command_ends_when_all_have_answered(launch: Launcher) -> None:
     one = trio(launch)
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "serfmp", "query", f"-rpc-addr={one.options.rpc}", "-timeout=50s", "who"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = run_command(one, "query", "-timeout=50s", "who")
     assert time.monotonic() - began < 45.0
     assert done.returncode == 0
     first, *rest, responses = done.stdout.splitlines()

@@ -5,18 +5,15 @@ Every combination of serfmp and the real serf, joining in both directions, by th
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.harness import Agent, Launcher, MemberRecord, UserRecord, eventually, needs_serf
+from tests.harness.commands import SERF, SERFMP, run_command
 
 DEADLINE_S = 30.0
-SERFMP = (sys.executable, "-m", "serfmp")
-REAL = ("serf",)
 
 Start = Callable[..., Agent]
 
@@ -34,15 +31,7 @@ def start(launch: Launcher, kind: str, node: str, **options: object) -> Agent:
 
 def command(program: Sequence[str], agent: Agent, *words: str) -> str:
     """Run a command of the command line against an agent; its output."""
-    name, *rest = words
-    done = subprocess.run(
-        [*program, name, f"-rpc-addr={agent.options.rpc}", *rest],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
+    done = run_command(agent, *words, program=program)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -55,7 +44,7 @@ def rows(output: str) -> dict[str, str]:
 @pairs
 def test_join_event_and_interrupt(launch: Launcher, first: str, second: str) -> None:
     one, two = start(launch, first, "one"), start(launch, second, "two")
-    programs = [SERFMP] + ([REAL] if "serf" in {first, second} else [])
+    programs = [SERFMP] + ([SERF] if "serf" in {first, second} else [])
     joined = command(programs[-1], two, "join", str(one.bind))
     assert joined == "Successfully joined cluster by contacting 1 nodes.\n"
     both = {"one": "alive", "two": "alive"}
@@ -96,7 +85,7 @@ def test_leave_over_rpc_ends_the_agent_with_success(launch: Launcher, first: str
     one = start(launch, first, "one")
     two = start(launch, second, "two", join=[one])
     one.wait_statuses({"one": "alive", "two": "alive"}, DEADLINE_S)
-    program = REAL if "serf" in {first, second} else SERFMP
+    program = SERF if "serf" in {first, second} else SERFMP
     assert command(program, two, "leave") == "Graceful leave complete\n"
     assert two.wait_exit(DEADLINE_S) == 0
     one.wait_statuses({"one": "alive", "two": "left"}, DEADLINE_S)
