@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -13,8 +12,7 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,12 +31,11 @@ from serfmp.client import (
     QueryEvent,
     UserEvent,
 )
-from tests.client.test_sync import end_a_query_with_nobody
+from tests.client.made_up import HANDSHAKE, end_a_query_with_nobody, server
 from tests.harness import Agent, Launcher, eventually, needs_serf
 from tests.harness.certificates import Authority
 
 ROOT: Final = Path(__file__).parents[2]
-HANDSHAKE: Final = msgpack.packb({"Error": "", "Seq": 0})
 
 both_kinds = pytest.mark.parametrize("kind", ["serfmp", pytest.param("serf", marks=[needs_serf, pytest.mark.interop])])
 
@@ -142,24 +139,6 @@ def test_what_came_before_the_agent_was_gone_can_still_be_taken(launch: Launcher
             await client.members()
 
     run(str(agent.options.rpc), talk)
-
-
-@contextmanager
-def server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """One connection to a made-up agent; the address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            sock, _ = listener.accept()
-            with sock, contextlib.suppress(OSError):
-                talk(sock)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        host, port = listener.getsockname()
-        yield f"{host}:{port}"
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 def answer_after(sock: socket.socket, waits: threading.Event) -> None:

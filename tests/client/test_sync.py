@@ -6,9 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,34 +26,16 @@ from serfmp.client import (
     ProtocolError,
     UserEvent,
 )
+from tests.client.made_up import HANDSHAKE, end_a_query_with_nobody, server
 from tests.harness import Agent, Launcher, LoopbackAllocator, needs_serf
 
 DATA: Final = json.loads((Path(__file__).parent.parent / "data" / "rpc-vectors.json").read_text())
-HANDSHAKE: Final = msgpack.packb({"Error": "", "Seq": 0})
 
 both_kinds = pytest.mark.parametrize("kind", ["serfmp", pytest.param("serf", marks=[needs_serf, pytest.mark.interop])])
 
 
 def start(launch: Launcher, kind: str, **options: Any) -> Agent:
     return launch.serf("a", **options) if kind == "serf" else launch.serfmp("a", **options)
-
-
-@contextmanager
-def server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """One connection to a made-up agent; the address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            sock, _ = listener.accept()
-            with sock:
-                talk(sock)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        host, port = listener.getsockname()
-        yield f"{host}:{port}"
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 @both_kinds
@@ -288,19 +268,6 @@ def test_importing_the_client_is_cheap() -> None:
     program = "import sys, serfmp.client; print(*sorted(name.partition('.')[0] for name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & {"zmq", "psutil", "cryptography", "rich", "click", "asyncio", "re2"} == set()
-
-
-def end_a_query_with_nobody(sock: socket.socket) -> None:
-    """As real agents do at times."""
-    sock.recv(65536)
-    sock.sendall(HANDSHAKE)
-    sock.recv(65536)
-    header = msgpack.packb({"Error": "", "Seq": 1})
-    told = [("ack", "a", None), ("response", "a", b"x"), ("ack", "", None), ("response", "", None), ("done", "", None)]
-    sock.sendall(header)
-    for kind, node, payload in told:
-        sock.sendall(header + msgpack.packb({"Type": kind, "From": node, "Payload": payload}))
-    sock.recv(65536)
 
 
 def test_acks_and_responses_of_nobody_are_left_out() -> None:
