@@ -4,18 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import can_sniff, needs_serf
-
-HERE = Path(__file__).parent
+from tests.harness import can_sniff
+from tests.harness.launcher import mark_interop
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this directory (the hook is handed all)."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.interop)
-            item.add_marker(needs_serf)
+    """Mark the tests of this directory."""
+    mark_interop(items, Path(__file__).parent)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,14 @@ needs_serf = pytest.mark.skipif(
     shutil.which("serf") is None, reason="the real serf is not installed (Debian: apt-get install serf)"
 )
 """Marks a test that runs the real agent."""
+
+
+def mark_interop(items: Iterable[pytest.Item], directory: Path) -> None:
+    """Mark the tests of a directory as ones that run the real agent; a conftest's hook is handed all."""
+    for item in items:
+        if item.path.is_relative_to(directory):
+            item.add_marker(pytest.mark.interop)
+            item.add_marker(needs_serf)
 
 
 class Launcher:
