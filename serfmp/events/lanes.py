@@ -39,7 +39,7 @@ SIZE_LIMIT: Final = 24 * 1024 * 1024
 AHEAD: Final = 1
 """Invocations of a lane that its worker may hold behind the one that runs."""
 
-AHEAD_QUICK: Final = 16
+AHEAD_QUICK: Final = 32
 """The same, while its scripts are quick."""
 
 AHEAD_SIZE: Final = 16 * 1024

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from serfmp.agent.child import Child
     from serfmp.bus.loop import Timer
 
-PACE: Final = 0.008
+PACE: Final = 0.02
 """Seconds between two messages, if nobody is waiting for what they tell."""
 
 HELLO_PERIOD: Final = 0.02
