@@ -24,6 +24,7 @@ import struct
 import termios
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgpack
@@ -69,8 +70,13 @@ LINE_BYTES: Final = 4 * (TOGETHER_CHARACTERS + LINE_LIMIT) + 64 * 1024
 
 def format_line(line: LogLine) -> str:
     """A line as people and monitors see it: local time in whole seconds, level, component, text (spec agent.md 2.3)."""
-    stamp = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(line.at))
-    return f"{stamp} [{line.level}] {line.component}: {line.text.removesuffix(chr(10))}"
+    return f"{_stamp(int(line.at))} [{line.level}] {line.component}: {line.text.removesuffix(chr(10))}"
+
+
+@lru_cache(maxsize=8)
+def _stamp(second: int) -> str:
+    """Local time; many lines are of the same second, and the time zone's rules cost more than the rest of a line."""
+    return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(second))
 
 
 def json_line(line: LogLine, node: str) -> str:

@@ -37,7 +37,7 @@ class EventFilter:
             return True
         if self.kind is not event.kind:
             return False
-        return isinstance(event, MemberEvent) or self.name in {"", event.name}
+        return not self.name or isinstance(event, MemberEvent) or self.name == event.name
 
 
 def parse_filters(text: str) -> tuple[EventFilter, ...] | None:
