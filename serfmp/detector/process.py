@@ -16,22 +16,19 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import deque
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
-
-import zmq
 
 from serfmp.agent.journal import Journal
 from serfmp.agent.keys import KEYRING_MODE, keyring_file_content
 from serfmp.agent.tags_file import TAGS_MODE, tags_file_content
 from serfmp.bus import frames, plain
-from serfmp.bus.endpoints import PACKET_HWM, make_socket
 from serfmp.detector import effects as fx
 from serfmp.detector import snapshot
 from serfmp.detector.config import PROFILES, CoreConfig
 from serfmp.detector.core import Core
 from serfmp.detector.disk import Disk, replace_file
+from serfmp.detector.gossip_link import GossipLink
 from serfmp.detector.hub import Hub
 from serfmp.detector.records import Recovered
 from serfmp.detector.snapshot import SnapshotWriter
@@ -44,16 +41,9 @@ from serfmp.wire.packet import label_bytes, label_header
 from serfmp.wire.snapshot import SnapshotState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from serfmp.agent.child import Child
-
-FRAMES_PER_TURN: Final = 16
-"""Frames taken from gossip in one turn: at most 1024 packets."""
-
-TAKING_TIME: Final = 0.05
-"""Seconds after which a turn takes no further packet: 1024 packets full of deaths would take seconds, and a main loop
-that does not turn for so long counts as stuck."""
 
 MERGE_BUDGET: Final = 128
 """Entries of a push/pull merged in one turn."""
@@ -64,21 +54,11 @@ STALL: Final = 0.25
 FENCE_POLL: Final = 0.02
 """While a fence is out, the loop wakes at least this often, in seconds, though a timer is due."""
 
-CONNECT_POLL: Final = 0.005
-"""Seconds between two looks whether the gossip process that was heard can be reached."""
-
-WAITING_LIMIT: Final = 1024
-"""Stream and name requests that wait for the gossip process."""
-
 WATCHFUL_WAIT: Final = 0.25
 """Longest wait, in seconds, while somebody may come to be blamed: a freeze within a planned wait is not seen."""
 
 STATE_PERIOD: Final = 1.0
 """Seconds between two looks at the figures for the replicas, and the longest time until gossip is told what is done."""
-
-HANDLED_TOGETHER: Final = 16
-"""Frames of packets that gossip may keep though they are done: what is sent to it tells it, too. 4 MiB at most, half of
-its window."""
 
 SNAPSHOT_PERIOD: Final = 0.5
 """Seconds between two looks at what the snapshot's thread has to say."""
@@ -94,23 +74,6 @@ class Detector:
         self._child = child
         self._loop = child.loop
         self.counters = child.metrics.counters
-        self._transmissions: list[frames.Transmission] = []
-        self._handled = 0
-        self._handled_told = 0
-        self._gossip_generation = child.generations.get("gossip", 0)
-        self._fence_token = child.generation << 40
-        self._fence_sent: float | None = None
-        self._tells_handled = False
-        """Gossip is to be told with this turn how far its frames are done. A packet that it hands on twice does no
-        harm, so for those there is time."""
-        self._gossip_heard = False
-        """A frame of the present gossip process has come."""
-        self._gossip_again = False
-        """The present gossip process is not the first one."""
-        self._rest: tuple[frames.Envelope, Iterator[frames.Packet]] | None = None
-        """A frame of packets that was begun, and what is left of it."""
-        self._waiting: deque[object] = deque()
-        self._fenced_until = 0.0
         self._bad_messages = 0
         self._tags = dict(child.config.tags)
         """Of the local node, as the others were told."""
@@ -118,9 +81,9 @@ class Detector:
         self._actions: dict[type, Callable[[Any], None]] = {
             fx.SendPacket: self._send_packet,
             fx.OpenStream: self._open_stream,
-            fx.AnswerStream: lambda effect: self._surely(frames.StreamAnswer(effect.stream, effect.reply)),
-            fx.CloseStream: lambda effect: self._surely(frames.StreamClose(effect.stream)),
-            fx.Resolve: lambda effect: self._surely(frames.NameResolve(effect.token, effect.host, effect.port)),
+            fx.AnswerStream: lambda effect: self._gossip.surely(frames.StreamAnswer(effect.stream, effect.reply)),
+            fx.CloseStream: lambda effect: self._gossip.surely(frames.StreamClose(effect.stream)),
+            fx.Resolve: lambda effect: self._gossip.surely(frames.NameResolve(effect.token, effect.host, effect.port)),
             fx.Publish: lambda _effect: self._hub.pump(),
             fx.MemberChanged: self._member_changed,
             fx.MemberForgotten: lambda effect: self._hub.row_gone(effect.name),
@@ -153,23 +116,19 @@ class Detector:
         )
         self._core.gossip_lost(now)
         child.endpoints.remove_older(child.generation)
-        self._packets = make_socket(child.context, zmq.PULL, hwm=PACKET_HWM)
-        self._packets.bind(child.endpoints.packets(child.generation))
-        self._network = make_socket(child.context, zmq.PUSH, hwm=PACKET_HWM)
-        self._network.bind(child.endpoints.network(child.generation))
         self._loop.before_wait.append(self._flush)
         # Behind that, because it sends what that brings.
         self._hub = Hub(
             child, self._core.acknowledged, self._core.outbox, self._core.members, self._on_ask, self._core.acknowledge
         )
-        self._watched = self._loop.add_socket(self._packets, self._receive, told=True)
-        self._loop.add_socket(self._network, None)
+        self._gossip = GossipLink(
+            child, self._take_packet, self._handle, self._gossip_lost, self._gossip_found, self._fence_back
+        )
         self._loop.after_input = self._after_input
         self._loop.next_deadline = self._next_deadline
         self._loop.call_every(STATE_PERIOD, self._beat)
         self._host = HostWatch(child, self._core)
         self._loop.call_every(LOG_PERIOD, self._tell_bad_messages)
-        child.on_generation.append(self._on_generation)
         child.on_ask = self._on_supervisor_ask
         child.on_stop = self._on_stop
         child.tell = self._hub.report
@@ -240,49 +199,6 @@ class Detector:
 
     # --- input --------------------------------------------------------------------------------------------------------
 
-    def _receive(self) -> None:
-        until = self._loop.clock() + TAKING_TIME
-        for _ in range(FRAMES_PER_TURN):
-            # What is left of a frame comes first, at the beginning of the next turn.
-            if self._rest is not None:
-                return
-            try:
-                message = self._packets.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            envelope, frame = frames.open_sealed(message)
-            present = envelope.sender == self._gossip_generation
-            if present and not self._gossip_heard:
-                self._gossip_heard = True
-                self._find_gossip(envelope.sender)
-            # Packets of a gossip process that died since are as good as any; its streams and answers are not.
-            if isinstance(frame, frames.PacketBatch):
-                self._rest = envelope, iter(frame.packets)
-                self._take_rest(until)
-            elif present:
-                self._handled = envelope.sequence
-                self._tells_handled = True
-                self._handle(frame)
-            if self._loop.clock() >= until or not self._watched.ready():  # cheaper than to be refused a message
-                return
-
-    def _go_on(self) -> None:
-        self._take_rest(self._loop.clock() + TAKING_TIME)
-
-    def _take_rest(self, until: float) -> None:
-        """Take the packets of the frame that was begun, and go on in the next turn where the time is not enough."""
-        if self._rest is None:
-            return
-        envelope, packets = self._rest
-        if not self._take_packets(packets, until):
-            self._loop.call_soon(self._go_on)
-            return
-        self._rest = None
-        if envelope.sender == self._gossip_generation:
-            self._handled = envelope.sequence
-            if self._handled - self._handled_told >= HANDLED_TOGETHER:
-                self._tells_handled = True
-
     def _handle(self, frame: Any) -> None:
         core = self._core
         match frame:
@@ -294,25 +210,17 @@ class Detector:
                 core.resolved(token, tuple(addresses), error, self._loop.clock())
             case frames.SendFailed(token, remote, error):
                 core.send_failed(token, remote, error, self._loop.clock())
-            case frames.FenceBack(token) if token == self._fence_token and self._fence_sent is not None:
-                self._host.late(self._loop.clock(), self._loop.clock() - self._fence_sent)
-                self._fenced_until, self._fence_sent = self._fence_sent, None
 
-    def _take_packets(self, packets: Iterator[frames.Packet], until: float) -> bool:
-        """Whether all were taken in time."""
-        news, receive, clock = self._core.news, self._core.receive, self._loop.clock
-        for host, port, arrival, timed, parts in packets:
-            source = (host, port)
-            for part in news(parts):
-                try:
-                    message = decode_packet_message(part)
-                except WireError as error:
-                    self._count_bad(error, host, port)
-                else:
-                    receive(message, source, arrival, timed)
-            if clock() >= until:
-                return False
-        return True
+    def _take_packet(self, packet: frames.Packet) -> None:
+        host, port, arrival, timed, parts = packet
+        source, core = (host, port), self._core
+        for part in core.news(parts):
+            try:
+                message = decode_packet_message(part)
+            except WireError as error:
+                self._count_bad(error, host, port)
+            else:
+                core.receive(message, source, arrival, timed)
 
     def _count_bad(self, error: WireError, host: str, port: int) -> None:
         self.counters["serfmp.messages.bad"] += 1
@@ -334,25 +242,17 @@ class Detector:
     def _on_supervisor_ask(self, ask: frames.Ask) -> None:
         self._on_ask("supervisor", 1, ask)
 
-    def _on_generation(self, name: str, generation: int) -> None:
-        if name == "gossip":
-            self._gossip_generation = generation
-            self._gossip_heard, self._gossip_again = False, True
-            self._handled = self._handled_told = 0
-            self._fence_sent = None
-            self._waiting.clear()
-            self._core.gossip_lost(self._loop.clock())
+    def _gossip_lost(self) -> None:
+        self._core.gossip_lost(self._loop.clock())
 
-    def _find_gossip(self, generation: int) -> None:
-        """Gossip has connected one way: as soon as it has the other way, too, the core may send."""
-        if generation != self._gossip_generation:
-            return
-        if not int(self._network.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
-            self._loop.call_later(CONNECT_POLL, lambda: self._find_gossip(generation))
-        elif self._gossip_again:
+    def _gossip_found(self, again: bool) -> None:
+        if again:
             self._core.gossip_restarted(self._loop.clock())
         else:
             self._core.gossip_found(self._loop.clock())
+
+    def _fence_back(self, late: float) -> None:
+        self._host.late(self._loop.clock(), late)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -365,13 +265,11 @@ class Detector:
             core.stalled(now, lateness)
         if core.blame_due(now):
             self._host.before_blame(now)
-            if self._fence_sent is None and core.blame_due(now):
-                self._fence_token += 1
-                if self._to_gossip(frames.Fence(self._fence_token)):
-                    self._fence_sent = now
+            if core.blame_due(now):
+                self._gossip.fence(now)
         deadline = core.next_deadline()
         if deadline is not None and deadline <= now:
-            core.advance(now, self._fenced_until)
+            core.advance(now, self._gossip.fenced_until)
         if core.work(now, MERGE_BUDGET) or self._hub.go_on():
             self._loop.call_soon(_nothing)
 
@@ -394,19 +292,7 @@ class Detector:
             for effect in done:
                 if type(effect) is not fx.Record:
                     actions[type(effect)](effect)
-        if self._transmissions:
-            packets, self._transmissions = self._transmissions, []
-            self._transmit(packets)
-        elif self._tells_handled:
-            self._transmit([])
-
-    def _transmit(self, packets: list[frames.Transmission]) -> None:
-        """Send packets, and tell what is handled."""
-        if self._to_gossip(frames.Transmit(self._handled, packets)):
-            self._handled_told = self._handled
-            self._tells_handled = False
-        else:
-            self.counters["serfmp.udp.send_full"] += len(packets)
+        self._gossip.flush()
 
     def _journal_first(self, done: list[fx.Effect]) -> None:
         records = [effect.fields for effect in done if type(effect) is fx.Record]
@@ -417,35 +303,11 @@ class Detector:
 
     def _send_packet(self, effect: fx.SendPacket) -> None:
         host, port = effect.destination
-        self._transmissions.append((host, port, effect.checksum, effect.token, effect.parts))
+        self._gossip.transmit((host, port, effect.checksum, effect.token, effect.parts))
 
     def _open_stream(self, effect: fx.OpenStream) -> None:
         host, port = effect.destination
-        self._surely(frames.StreamOpen(effect.token, host, port, effect.request, effect.timeout, effect.reply))
-
-    def _surely(self, frame: object) -> None:
-        """Send a frame that is no packet: it waits while gossip is starting or busy, and dies with that gossip."""
-        self._waiting.append(frame)
-        if len(self._waiting) > WAITING_LIMIT:
-            self._waiting.popleft()
-            self.counters["serfmp.bus.gossip_dropped"] += 1
-        self._send_waiting()
-
-    def _send_waiting(self) -> None:
-        while self._waiting:
-            if not self._to_gossip(self._waiting[0]):
-                self._loop.when_writable(self._network, self._send_waiting)
-                return
-            self._waiting.popleft()
-
-    def _to_gossip(self, frame: object) -> bool:
-        try:
-            self._network.send(
-                frames.seal(frames.encode(frame), self._child.generation, self._gossip_generation), zmq.NOBLOCK
-            )
-        except zmq.Again:
-            return False
-        return True
+        self._gossip.surely(frames.StreamOpen(effect.token, host, port, effect.request, effect.timeout, effect.reply))
 
     def _answer(self, effect: fx.Answer) -> None:
         role, generation, number = effect.request
@@ -471,7 +333,7 @@ class Detector:
         self._child.send_control(frames.LifecycleNotice(effect.state.value))
 
     def _beat(self) -> None:
-        self._tells_handled = self._handled != self._handled_told
+        self._gossip.beat()
         self._tell_state()
 
     def _tell_state(self) -> None:

@@ -11,7 +11,7 @@ from serfmp.agent import journal
 from serfmp.agent.config import AgentConfig
 from serfmp.bus import frames
 from serfmp.bus.endpoints import Endpoints, make_socket
-from serfmp.detector import process
+from serfmp.detector import gossip_link
 from serfmp.wire.messages import Ack, Ping, decode_packet_message, encode
 from tests.harness.role import Role
 
@@ -20,7 +20,7 @@ BATCHES, PACKETS = 3, 20
 
 def test_what_a_turn_has_no_time_for_is_taken_in_the_next_ones_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     # Whatever a packet takes, the time is over behind it.
-    monkeypatch.setattr(process, "TAKING_TIME", 1e-9)
+    monkeypatch.setattr(gossip_link, "TAKING_TIME", 1e-9)
     config = AgentConfig(node="n", log_level="DEBUG", advertise_address=b"\x7f\0\0\1", advertise_port=7946)
     role = Role("detector", config, {"journal": journal.create("test")}, {"gossip": 1, "detector": 1})
     endpoints = Endpoints(str(role.directory))
