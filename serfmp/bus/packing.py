@@ -23,15 +23,12 @@ class _Packing:
         return msgpack.Packer(unicode_errors="surrogateescape")
 
     def pack(self, value: object) -> bytes:
+        """The value as bytes."""
         data: bytes = self._packer.pack(value)
         if len(data) > KEPT_BUFFER:
             self._packer = self._new()
         return data
 
 
-_PACKING: Final = _Packing()
-
-
-def pack(value: object) -> bytes:
-    """The value as bytes."""
-    return _PACKING.pack(value)
+pack: Final = _Packing().pack
+"""The value as bytes."""

@@ -262,7 +262,7 @@ class Connection:
 
         Gives whether there are any.
         """
-        while len(self._pending) < PENDING_LIMIT and not self._input_ended:
+        while not self._reader.dry and not self._input_ended and len(self._pending) < PENDING_LIMIT:
             try:
                 request = self._reader.take()
             except MalformedError as error:

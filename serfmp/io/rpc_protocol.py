@@ -286,30 +286,28 @@ _BODIES: Final[dict[str, tuple[type[Body], _Fields]]] = {
 _WITHOUT_BODY: Final = frozenset({"members", "leave", "stats", "list-keys", "handlers", "bus", "config", "reload"})
 
 
-def _make(kind: Callable[..., Any], value: Any, on_wire: _Fields, zeros: tuple[Any, ...]) -> Any:
+_Shape = tuple[tuple[str, Callable[[Any], Any], Any], ...]
+"""Name, reader and zero value of each field, in the order of the class."""
+
+
+def _shape(kind: type[Body | Header], on_wire: _Fields) -> _Shape:
+    return tuple((name, read, field.default) for (name, read), field in zip(on_wire, fields(kind), strict=True))
+
+
+_HEADER_SHAPE: Final = _shape(Header, _HEADER)
+_SHAPES: Final = {command: (kind, _shape(kind, on_wire)) for command, (kind, on_wire) in _BODIES.items()}
+
+
+def _make(kind: Callable[..., Any], value: Any, shape: _Shape) -> Any:
     """What a value says, in the fields of `kind`; those that are missing have their zero value."""
     if value is None:
         return kind()
     if isinstance(value, list):
-        value = dict(zip((name for name, _ in on_wire), value, strict=False))
+        value = dict(zip((name for name, _, _ in shape), value, strict=False))
     elif not isinstance(value, dict):
         raise MalformedError(f"a {type(value).__name__} where a map belongs")
     get = value.get
-    return kind(
-        *[
-            zero if (item := get(name)) is None else read(item)
-            for (name, read), zero in zip(on_wire, zeros, strict=True)
-        ]
-    )
-
-
-def _zeros(kind: type[Body | Header]) -> tuple[Any, ...]:
-    return tuple(field.default for field in fields(kind))
-
-
-_HEADER_ZEROS: Final = _zeros(Header)
-_ZEROS: Final = {kind: _zeros(kind) for kind, _ in _BODIES.values()}
-"""The zero values of each kind of body, in the order of its fields."""
+    return kind(*[zero if (item := get(name)) is None else read(item) for name, read, zero in shape])
 
 
 class RequestReader:
@@ -331,6 +329,11 @@ class RequestReader:
         """Whether a part of a request is there."""
         return self._header is not None or self._values.unfinished
 
+    @property
+    def dry(self) -> bool:
+        """Whether there is no whole request until more is fed."""
+        return self._values.dry
+
     def feed(self, data: bytes) -> None:
         """Take what the client sent. Raises `MalformedError`."""
         self._values.feed(data)
@@ -341,15 +344,15 @@ class RequestReader:
             complete, value = self._values.take()
             if not complete:
                 return None
-            header: Header = _make(Header, value, _HEADER, _HEADER_ZEROS)
-            if header.command not in _BODIES:
+            header: Header = _make(Header, value, _HEADER_SHAPE)
+            if header.command not in _SHAPES:
                 return Request(header.sequence, header.command, Nothing(), header.command in _WITHOUT_BODY)
             self._header = header
         complete, value = self._values.take()
         if not complete:
             return None
-        kind, on_wire = _BODIES[self._header.command]
-        body: Body = _make(kind, value, on_wire, _ZEROS[kind])
+        kind, shape = _SHAPES[self._header.command]
+        body: Body = _make(kind, value, shape)
         request = Request(self._header.sequence, self._header.command, body)
         self._header = None
         return request

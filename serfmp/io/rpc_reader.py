@@ -30,7 +30,7 @@ class MalformedError(RemoteError):
 class ValueReader:
     """See the module. Whoever feeds it takes the values before feeding more than `VALUE_LIMIT` bytes."""
 
-    __slots__ = ("_buffer", "_dry", "_start", "_unpacker", "_unpacker_start")
+    __slots__ = ("_buffer", "_start", "_unpacker", "_unpacker_start", "dry")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -39,7 +39,7 @@ class ValueReader:
         self._unpacker: Any = msgpack.Unpacker(max_buffer_size=_BUFFER_LIMIT, read_size=_READ_SIZE)
         self._unpacker_start = 0
         """How many bytes the unpacker had skipped when the buffer began."""
-        self._dry = True
+        self.dry = True
         """There is no whole value until more is fed."""
 
     @property
@@ -54,7 +54,7 @@ class ValueReader:
             self._unpacker_start += self._start
             self._start = 0
         self._buffer += data
-        self._dry = False
+        self.dry = False
         try:
             self._unpacker.feed(data)
         except msgpack.BufferFull:
@@ -62,14 +62,14 @@ class ValueReader:
 
     def take(self) -> tuple[bool, Any]:
         """Whether a value is complete, and the value. Raises `MalformedError`."""
-        if self._dry:
+        if self.dry:
             return False, None
         try:
             self._unpacker.skip()
         except msgpack.OutOfData:
             if len(self._buffer) - self._start > VALUE_LIMIT:
                 raise MalformedError(f"a request is longer than {VALUE_LIMIT} bytes") from None
-            self._dry = True
+            self.dry = True
             return False, None
         except (ValueError, msgpack.UnpackException) as error:
             raise MalformedError(f"no MessagePack: {error}") from None
@@ -78,7 +78,7 @@ class ValueReader:
             raise MalformedError(f"a request is longer than {VALUE_LIMIT} bytes")
         data = self._buffer[self._start : end]
         self._start = end
-        self._dry = end == len(self._buffer)
+        self.dry = end == len(self._buffer)
         try:
             return True, msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
