@@ -27,7 +27,7 @@ from serfmp.bus.consumer import DetectorLink
 from serfmp.detector.effects import Event, MemberEvent, QueryReceived, RespondRequest, UserEventReceived
 from serfmp.errors import UserError
 from serfmp.events.claims import read_claims, remove_claims
-from serfmp.events.invocation import Invocation, event_label, script_input
+from serfmp.events.invocation import NO_INPUT, Invocation, event_label, script_input
 from serfmp.events.lanes import SIZE_LIMIT, Lanes
 from serfmp.events.ledger import Debt, Ledger
 from serfmp.events.policy import BACKOFF_LIMIT, Overflow
@@ -95,8 +95,8 @@ class Dispatcher:
         if event.sequence <= self._ledger.last:
             return
         label = event_label(event)
-        given = script_input(event, self._child.config.node, self._child.config.tags)
         specs = [spec for spec in self._specs for _ in range(spec.runs(event))]
+        given = script_input(event, self._child.config.node, self._child.config.tags) if specs else NO_INPUT
         deadline, query = 0.0, None
         if isinstance(event, QueryReceived):
             deadline, query = event.deadline, (event.ltime, event.id)
@@ -104,7 +104,7 @@ class Dispatcher:
             self.counters["serfmp.events.too_large"] += 1
             size = len(given.stdin)
             self._log("WARN", f"Event '{label}' has {size} bytes of input, more than {INPUT_LIMIT}; it is not handled")
-            specs = []
+            specs, given = [], NO_INPUT
         debts = self._ledger.event(event, label, given, specs, deadline, query)
         self._link.acknowledge(event.sequence)
         self._log("INFO", f"Received event: {_described(event)}")

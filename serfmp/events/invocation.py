@@ -29,6 +29,11 @@ _OVERHEAD: Final = 64
 """Bytes that an invocation's numbers and framing take in the ledger, about."""
 
 
+def input_size(environment: Mapping[str, str], stdin: bytes) -> int:
+    """Bytes that these take, about."""
+    return sum(map(len, environment)) + sum(map(len, environment.values())) + len(stdin)
+
+
 @dataclass(frozen=True, slots=True)
 class ScriptInput:
     """The environment's additions and the standard input that one event gives all its handlers."""
@@ -43,6 +48,10 @@ class ScriptInput:
     def __post_init__(self) -> None:
         """Make the size, once for all handlers."""
         object.__setattr__(self, "size", input_size(self.environment, self.stdin))
+
+
+NO_INPUT: Final = ScriptInput({}, b"", ())
+"""Of an event that no handler wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +87,6 @@ class Invocation:
         """Make the size."""
         size = self.input_size or input_size(self.environment, self.stdin)
         object.__setattr__(self, "size", _OVERHEAD + len(self.lane) + size)
-
-
-def input_size(environment: Mapping[str, str], stdin: bytes) -> int:
-    """Bytes that these take, about."""
-    return sum(map(len, environment)) + sum(map(len, environment.values())) + len(stdin)
 
 
 def order_keys(spec: HandlerSpec, event: Event, number: int) -> tuple[str, str]:

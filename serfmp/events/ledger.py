@@ -72,6 +72,8 @@ class Ledger:
         """By number of the invocation, oldest first."""
         self._done: list[int] = []
         """Finished, which is not written yet."""
+        self._passed = False
+        """Whether there was an event without handlers that is not written yet."""
         apply: dict[str, Callable[..., None]] = {
             "handler": self._apply_handler,
             "event": self._apply_event,
@@ -97,7 +99,10 @@ class Ledger:
         deadline: float = 0.0,
         query: tuple[int, int] | None = None,
     ) -> list[Debt]:
-        """Write an event down with one invocation for each of these handlers, in order. Returns them."""
+        """Write an event down with one invocation for each of these handlers, in order. Returns them.
+
+        One without handlers is written with the next record or `flush`.
+        """
         debts = []
         records: list[tuple[Any, ...]] = []
         for number, spec in enumerate(specs, self._next):
@@ -123,7 +128,9 @@ class Ledger:
         following = self._next + len(debts)
         if debts:
             records.append(_queued([debt.invocation for debt in debts]))
-        self._write([*records, ("event", event.sequence, following)])
+            self._write([*records, ("event", event.sequence, following)])
+        else:
+            self._passed = True
         self._apply_event(event.sequence, following)
         for debt in debts:
             self.debts[debt.invocation.number] = debt
@@ -166,7 +173,7 @@ class Ledger:
 
     def flush(self) -> None:
         """Write what became of invocations."""
-        if self._done:
+        if self._done or self._passed:
             self._write(())
 
     # --- inner part ---------------------------------------------------------------------------------------------------
@@ -175,17 +182,24 @@ class Ledger:
         rows = list(records)
         if self._journal.full:
             self._compact()
+        before: list[tuple[Any, ...]] = []
+        if self._passed:
+            before.append(("event", self.last, self._next))
+        if self._done:
+            before.append(("finished", *self._done))
         try:
-            self._journal.extend([("finished", *self._done), *rows] if self._done else rows)
+            self._journal.extend([*before, *rows])
         except JournalOverflowError:
             # Compacted, what the lanes' bounds allow always leaves room.
             self._compact()
             self._journal.extend(rows)
         self._done.clear()
+        self._passed = False
 
     def _compact(self) -> None:
         self._journal.compact(self._state())
-        self._done.clear()  # the state does not know them any more
+        self._done.clear()  # the state knows these as they are now
+        self._passed = False
 
     def _state(self) -> Iterator[tuple[Any, ...]]:
         yield "event", self.last, self._next

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from serfmp.agent import journal
 from serfmp.agent.journal import Journal
 from serfmp.detector.effects import UserEventReceived
-from serfmp.events.invocation import ScriptInput
+from serfmp.events.invocation import NO_INPUT, ScriptInput
 from serfmp.events.ledger import Ledger
 from serfmp.events.specs import parse_handlers
 
@@ -47,6 +47,7 @@ def test_a_successor_sees_how_far_each_invocation_came(descriptor: int) -> None:
     first, second, third = ledger.event(user(7), "user", given_input(b"\xff\0"), SPECS)
     ledger.sent([(first.invocation, 0, 4), (second.invocation, 1, 5)])
     ledger.event(user(8), "user", given_input(), [])
+    ledger.flush()
     successor = Ledger(Journal(descriptor))
     assert same(ledger, successor)
     assert successor.last == 8
@@ -127,8 +128,19 @@ def test_what_is_finished_is_written_with_the_next_record(descriptor: int) -> No
     ledger = Ledger(Journal(descriptor))
     first, *others = (one.invocation.number for one in ledger.event(user(1), "user", given_input(), SPECS))
     ledger.finished([first])
-    ledger.event(user(2), "user", given_input(), [])
+    ledger.sent([(ledger.debts[others[0]].invocation, 0, 1)])
     assert list(Ledger(Journal(descriptor)).debts) == others
+
+
+def test_events_without_handlers_are_written_with_the_next_record(descriptor: int) -> None:
+    ledger = Ledger(Journal(descriptor))
+    debts = ledger.event(user(1), "user", given_input(), SPECS)
+    size = Journal(descriptor).size
+    for sequence in range(2, 50):
+        ledger.event(user(sequence), "user", NO_INPUT, [])
+    assert (Journal(descriptor).size, Ledger(Journal(descriptor)).last, ledger.last) == (size, 1, 49)
+    ledger.returned([debts[0].invocation.number])
+    assert same(ledger, Ledger(Journal(descriptor)))
 
 
 def test_what_waits_keeps_the_handler_that_it_was_made_for(descriptor: int) -> None:
