@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 IDLE_WAIT = 1.0
 """Longest wait of one turn, in seconds: how often an idle process stamps its heartbeat."""
 
+TIDY_AT = 256
+"""Timers from which on those that were cancelled are thrown out, whenever there are twice as many as were left."""
+
 EPOLL_BATCH = 256
 """Descriptors handled in one turn at most."""
 
@@ -135,6 +138,7 @@ class Loop:
         self._watched: dict[int, Watched] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count = 0
+        self._tidy_at = TIDY_AT
         self._running = False
         self._soon: list[Callable[[], None]] = []
 
@@ -190,6 +194,11 @@ class Loop:
         """Call once at or after the monotonic time `when`."""
         timer = Timer(when, callback)
         self._timer_count += 1
+        if len(self._timers) >= self._tidy_at:
+            # Limits are long and what they limit is short: nearly all are cancelled, and would wait for their time.
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._tidy_at = max(TIDY_AT, 2 * len(self._timers))
         heapq.heappush(self._timers, (when, self._timer_count, timer))
         return timer
 

@@ -160,7 +160,8 @@ class Worker:
                 self._waiting.appendleft(run)
                 self._wait_for_means(error.reason)
                 break
-            self._children.look()  # a start takes as long as many a script: the next of its lane may have its turn
+            if self._groups_running:  # a start takes as long as many a script: the next of its lane may have its turn
+                self._children.look()
         self._spawner.rest()
         if self._waiting and not self._short:
             self._go_on()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import zmq
 
 from serfmp.bus.endpoints import make_socket
-from serfmp.bus.loop import READ, WRITE, Loop
+from serfmp.bus.loop import READ, TIDY_AT, WRITE, Loop, Timer
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
@@ -46,6 +48,25 @@ def test_input_is_handled_before_a_timer_that_is_due() -> None:
     assert seen == ["input", "after input", "timer"]
     left.close()
     right.close()
+
+
+def test_cancelled_timers_do_not_stay_until_their_time() -> None:
+    loop = Loop()
+    fired: list[int] = []
+    before = timers()
+    for number in range(3 * TIDY_AT):
+        loop.call_at(loop.clock() - 1.0, partial(fired.append, number))
+    for _ in range(20 * TIDY_AT):
+        loop.call_later(300.0, lambda: None).cancel()
+    assert timers() - before <= 2 * 3 * TIDY_AT + 1
+    loop.call_soon(lambda: None)
+    loop.turn()
+    assert fired == list(range(3 * TIDY_AT))
+
+
+def timers() -> int:
+    """How many there are in this process."""
+    return sum(type(thing) is Timer for thing in gc.get_objects())
 
 
 def test_a_cancelled_timer_never_fires_and_others_do() -> None:
