@@ -50,12 +50,12 @@ class Options:
     """Rounds, scripts of a round, and scripts and looks of the run for growth."""
 
     rounds: int = 3
-    scripts: int = 2000
+    scripts: int = 8000
     growth: int = 20_000
     looks: int = 10
 
 
-SHORT = Options(rounds=1, scripts=800, growth=6000, looks=6)
+SHORT = Options(rounds=1, scripts=2400, growth=6000, looks=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ def _slope(looks: list[Look], values: list[int]) -> float:
 def main() -> int:
     """The command line."""
     arguments = parser("How many handlers that run true an agent gets through, and whether it grows.")
-    arguments.add_argument("--scripts", type=int, default=None, help="of a round (2000; short: 800)")
+    arguments.add_argument("--scripts", type=int, default=None, help="of a round (8000; short: 2400)")
     arguments.add_argument(
         "--growth", type=int, default=None, help="scripts of the run for growth (20000; short: 6000)"
     )
