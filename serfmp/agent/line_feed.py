@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from serfmp.agent.logging import TOGETHER, TOGETHER_CHARACTERS, level_number
@@ -80,7 +79,7 @@ class LineFeed:
             if level_number(line.level) < self._threshold:
                 return
             self._last += 1
-            line = replace(line, number=self._last)
+            line = frames.LogLine(self._last, line.at, line.level, line.component, line.text)
         if len(self._waiting) >= WAITING_LINES:
             self._waiting.popleft()
             self.dropped += 1
