@@ -79,9 +79,14 @@ class RuntimeDirectory:
         self._lock = self._acquire()
         _give_to_group(self.public, self._group)
 
-    def holds_sockets_of(self, generation: int) -> bool:
-        """Whether nobody has removed what this generation of the detector, which serves, has bound."""
-        return Path(self._endpoints.consumers(generation).removeprefix("ipc://")).exists()
+    @property
+    def is_whole(self) -> bool:
+        """Whether nobody has removed its directories."""
+        return self.bus.is_dir() and self.public.is_dir()
+
+    def holds_sockets_of(self, role: str, generation: int) -> bool:
+        """Whether nobody has removed what a process of this role and generation, which serves, has bound in `bus`."""
+        return all(path.exists() for path in self._endpoints.bound_by(role, generation))
 
     def restore(self) -> None:
         """Make it again where somebody has removed it. Raises OSError or `UserError`."""

@@ -2,9 +2,15 @@
 
 Directories of users go when they log out.
 
-Rules: the kernel tells of removals; where it does not, `look` is called often. Nothing is done before the detector
-serves, or while the agent stops. The directory is made again, and the processes that bind sockets in it are killed and
-started again. As long as it cannot be made, each look tries; the log tells once.
+Rules:
+
+* The kernel tells of removals; where it does not, `look` is called often. It is called, too, when a process has ended:
+  one that cannot bind ends at once. Nothing is done before the detector has served once, or while the agent stops.
+* Who removes a directory may not be done when it is noticed, and takes what was just made. So the directories are made
+  again whatever the processes are doing, as often as they are gone; what was bound in them is gone, too, and those that
+  bind sockets are killed and started again.
+* Where only sockets are gone, those that had bound them are killed. As long as a directory cannot be made, each look
+  tries; the log tells once.
 """
 
 from __future__ import annotations
@@ -42,6 +48,8 @@ class RuntimeGuard:
         self._processes = processes
         self._log = log
         self._stopping = stopping
+        self._served = False
+        """The detector has served once: the agent has started."""
         self._lost = False
         """The log has told that the directory is gone."""
         self._watch = DirectoryWatch(loop, runtime.bus, self.look)
@@ -53,25 +61,33 @@ class RuntimeGuard:
 
     def look(self) -> None:
         """See whether all is there, and make it again if not."""
-        detector = next(process for process in self._processes if process.name == "detector")
-        if self._stopping() or detector.state is not ProcessState.SERVING:
+        if self._stopping():
             return
-        if self._runtime.holds_sockets_of(detector.generation):
-            self._lost = False
-            return
-        try:
-            self._runtime.restore()
+        if not self._served:
+            self._served = any(p.name == "detector" and p.state is ProcessState.SERVING for p in self._processes)
+            if not self._served:
+                return
+        whole = self._runtime.is_whole
+        if not whole:
+            try:
+                self._runtime.restore()
+            except (OSError, UserError) as error:
+                if not self._lost:
+                    self._lost = True
+                    text = f"the runtime directory '{self._runtime.path}' was removed and cannot be made again: {error}"
+                    self._log("ERR", text)
+                return
             self._watch.begin()
-        except (OSError, UserError) as error:
-            if not self._lost:
-                self._lost = True
-                text = f"the runtime directory '{self._runtime.path}' was removed and cannot be made again: {error}"
-                self._log("ERR", text)
-            return
+        self._lost = False
         for process in self._processes:
-            if process.role in BINDING_ROLES:
+            if process.role in BINDING_ROLES and process.running and not (whole and self._holds_sockets_of(process)):
                 process.kill_reason = "its sockets were removed from the runtime directory"
                 process.signal(signal.SIGKILL)
+
+    def _holds_sockets_of(self, process: Process) -> bool:
+        """Whether what it has bound is there; while it starts, that is not known."""
+        serves = process.state is ProcessState.SERVING
+        return not serves or self._runtime.holds_sockets_of(process.role, process.generation)
 
     def close(self) -> None:
         """Watch no more."""

@@ -420,6 +420,8 @@ class Supervisor:
             self._stop()
             return
         restarting.note_end(process, failed=failed)
+        if self._runtime_guard is not None:
+            self._runtime_guard.look()
         self._spawn_later(process, f"(pid {process.pid}) ended: {reason}")
 
     def _end_scripts_of(self, worker: Process) -> None:

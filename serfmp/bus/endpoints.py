@@ -64,6 +64,15 @@ class Endpoints:
         """ROUTER of this generation of the detector for rpc and dispatcher."""
         return f"ipc://{self._path('consumers')}.{generation}"
 
+    def bound_by(self, role: str, generation: int) -> tuple[Path, ...]:
+        """The sockets below `directory` that a process of this role and generation binds."""
+        addresses: tuple[str, ...] = ()
+        if role == "detector":
+            addresses = self.packets(generation), self.network(generation), self.consumers(generation)
+        elif role == "dispatcher":
+            addresses = (self.workers,)
+        return tuple(Path(address.removeprefix("ipc://")) for address in addresses)
+
     def remove_older(self, generation: int) -> None:
         """Take away what a killed detector left behind."""
         for name in ("packets", "network", "consumers"):

@@ -20,7 +20,7 @@ def runtime(agent: Agent) -> Path:
     return found
 
 
-@pytest.mark.parametrize("what", ["all", "sockets"])
+@pytest.mark.parametrize("what", ["all", "all, again and again", "sockets", "the dispatcher's socket"])
 def test_the_directory_is_made_again_and_everybody_finds_everybody(launch: Launcher, tmp_path: Path, what: str) -> None:
     seen = tmp_path / "seen"
     one = launch.serfmp("one", handlers=[f"user=echo $SERF_USER_EVENT >> {seen}"])
@@ -29,13 +29,25 @@ def test_the_directory_is_made_again_and_everybody_finds_everybody(launch: Launc
         agent.wait_log("Log data will now stream in", DEADLINE_S)
         agent.wait_statuses(BOTH, DEADLINE_S)
     place = runtime(one)
-    if what == "all":
-        shutil.rmtree(place.parent)
-    else:
-        for socket in (place / "bus").glob("consumers.*"):
-            socket.unlink()
+    before = one.pids_by_role()["dispatcher"]
+    match what:
+        case "all":
+            shutil.rmtree(place.parent, ignore_errors=True)  # it may be made again meanwhile
+        case "all, again and again":
+            # Who removes it is not done when it is made again, and nobody has bound his sockets by then.
+            for _ in range(4):
+                shutil.rmtree(place, ignore_errors=True)
+                eventually((place / "public").exists, DEADLINE_S, "it is made again")
+        case "sockets":
+            for socket in (place / "bus").glob("consumers.*"):
+                socket.unlink()
+        case _:
+            (place / "bus" / "workers").unlink()
     one.wait_log("its sockets were removed from the runtime directory", DEADLINE_S)
     eventually(lambda: list((place / "bus").glob("consumers.*")), DEADLINE_S, "it is bound again")
+    eventually((place / "bus" / "workers").exists, DEADLINE_S, "it is bound again")
+    if what != "sockets":
+        eventually(lambda: one.pids_by_role().get("dispatcher", before) != before, DEADLINE_S, "a new dispatcher")
     assert place.stat().st_mode & 0o777 == 0o711
     assert (place / "bus").stat().st_mode & 0o777 == 0o700
     for role in ("gossip", "worker"):
