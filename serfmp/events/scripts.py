@@ -187,7 +187,8 @@ class Script:
         self.seconds = time.monotonic() - self.started_at
         code = os.waitstatus_to_exitcode(status)
         self.code, self.signal = (code, 0) if code >= 0 else (None, -code)
-        if self._limit is not None and not self.timed_out:
+        # The number of a group that is gone may be somebody else's soon.
+        if self._limit is not None and not (self.timed_out and group_lives(self.group)):
             self._limit.cancel()
         for output in self._outputs:
             output.finish()
@@ -254,3 +255,14 @@ class Script:
             self._loop.remove(self._stdin)
             os.close(self._stdin)
             self._stdin = -1
+
+
+def group_lives(group: int) -> bool:
+    """Whether there is a process of this group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -27,7 +27,7 @@ from serfmp.events.children import Children
 from serfmp.events.claims import Claims
 from serfmp.events.environment import AgentEnvironment
 from serfmp.events.link import DispatcherLink
-from serfmp.events.scripts import Script
+from serfmp.events.scripts import Script, group_lives
 from serfmp.events.spawn import SHELL, SHORTAGES, Spawner
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class Worker:
         number = script.run.invocation
         del self._running[number]
         self._claims.end(number, -script.signal if script.code is None else script.code)
-        if _group_lives(script.group):
+        if group_lives(script.group):
             self._left_behind.add(script.group)
         self._finish(
             frames.Finished(
@@ -280,7 +280,7 @@ class Worker:
     def _look(self) -> None:
         self._nice = os.getpriority(os.PRIO_PROCESS, 0)
         self._children.look()
-        self._left_behind = {group for group in self._left_behind if _group_lives(group)}
+        self._left_behind = {group for group in self._left_behind if group_lives(group)}
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
@@ -336,16 +336,6 @@ def _nothing() -> None:
 
 def _not_started(run: frames.Run, reason: str) -> frames.Finished:
     return frames.Finished(run.invocation, None, 0, reason, b"", 0, 0.0)
-
-
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _shown(command: str | list[str]) -> str:

@@ -208,6 +208,22 @@ def test_who_ignores_that_is_killed_after_the_grace_also_when_the_script_itself_
     assert told == [signal.SIGTERM, signal.SIGKILL]
 
 
+def test_whoever_gets_the_number_of_its_group_next_is_left_alone() -> None:
+    loop = Loop()
+    ended = run("exec sleep 600", loop=loop, policy=RunPolicy(timeout=0.1, grace=0.3))
+    assert ended.signal == signal.SIGTERM
+    other = os.posix_spawn("/bin/sleep", ["sleep", "600"], {}, setpgroup=0)
+    try:
+        ended.group = other
+        later: list[bool] = []
+        loop.call_later(0.6, lambda: later.append(True))
+        turning(loop, lambda: later)
+        assert os.waitpid(other, os.WNOHANG) == (0, 0)
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+
+
 def test_a_script_that_ends_in_time_is_left_alone() -> None:
     told: list[signal.Signals] = []
     loop = Loop()
