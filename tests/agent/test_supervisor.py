@@ -36,7 +36,7 @@ def wait_for_other(agent: Agent, role: str, old: int) -> int:
 def test_a_killed_process_is_started_again_and_the_agent_serves_on(launch: Launcher, tmp_path: Path, role: str) -> None:
     seen = tmp_path / "seen"
     agent = launch.serfmp("one", handlers=[f"user=echo $SERF_USER_EVENT >> {seen}"])
-    old = pid_of(agent, role)
+    old = eventually(lambda: pid_of(agent, role), DEADLINE_S, f"a {role}")
     os.kill(old, signal.SIGKILL)
     wait_for_other(agent, role, old)
     agent.wait_log(f"{role}{'-0' if role == 'worker' else ''} (pid {old}) ended: signal SIGKILL", DEADLINE_S)
@@ -54,7 +54,7 @@ def test_a_frozen_process_is_replaced(launch: Launcher) -> None:
     agent = launch.serfmp("one")
     # One that had never served would end the start.
     agent.wait_log("Log data will now stream in", DEADLINE_S)
-    old = pid_of(agent, "dispatcher")
+    old = eventually(lambda: pid_of(agent, "dispatcher"), DEADLINE_S, "a dispatcher")
     os.kill(old, signal.SIGSTOP)
     wait_for_other(agent, "dispatcher", old)
     assert "is stuck: its main loop had not turned" in agent.log()
