@@ -160,7 +160,9 @@ class Worker:
                 self._waiting.appendleft(run)
                 self._wait_for_means(error.reason)
                 break
-            if self._groups_running:  # a start takes as long as many a script: the next of its lane may have its turn
+            # A start takes as long as many a script: the next of its lane may have its turn.
+            # The ends seen here leave with the next turn, which their signal does not let wait.
+            if self._groups_running:
                 self._children.look()
         self._spawner.rest()
         if self._waiting and not self._short:
